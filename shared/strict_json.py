@@ -1,0 +1,88 @@
+"""JSON without the leniency of :mod:`json`: what a careful RFC 8259 reader accepts, and nothing else.
+
+Refused: a byte order mark, invalid UTF-8, lone surrogates, duplicate names, ``NaN`` and ``Infinity``, nesting
+deeper than :data:`MAX_DEPTH`, anything after the document.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NoReturn
+
+from shared.errors import FormatError
+
+MAX_DEPTH = 32
+"""Deepest nesting of objects and arrays that is read."""
+
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def loads(data: bytes | str, *, where: str) -> object:
+    """Return the document's value.
+
+    Args:
+        data: The document, UTF-8 if bytes.
+        where: What is being read, for the message.
+
+    Raises:
+        FormatError: It is not a strict JSON document; the message says what was found, and at which offset.
+    """
+    text = _decode(data, where) if isinstance(data, bytes) else data
+    if text.startswith("\ufeff"):
+        raise FormatError(f"{where}: starts with a byte order mark")
+    _check_depth(text, where)
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise FormatError(f"{where}: {name} is not JSON")
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found: dict[str, object] = {}
+        for name, value in pairs:
+            if name in found:
+                raise FormatError(f"{where}: the name {name[:64]!r} stands twice in one object")
+            found[name] = value
+        return found
+
+    try:
+        value: object = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{where}: not JSON at character {error.pos}: {error.msg}") from error
+    except ValueError as error:  # an integer of more digits than the interpreter converts
+        raise FormatError(f"{where}: holds a number that is out of range") from error
+    _check_surrogates(value, where)
+    return value
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{where}: not UTF-8 at byte {error.start}") from error
+
+
+def _check_depth(text: str, where: str) -> None:
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        mark = match[0]
+        if mark in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise FormatError(f"{where}: nested deeper than {MAX_DEPTH} at character {match.start()}")
+        elif mark in "]}":
+            depth -= 1
+
+
+def _check_surrogates(value: object, where: str) -> None:
+    """Refuse strings that are no Unicode text: a lone surrogate cannot be written as UTF-8."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str):
+            if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
+                raise FormatError(f"{where}: a string holds a lone surrogate")
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, dict):
+            pending.extend(item.keys())
+            pending.extend(item.values())
