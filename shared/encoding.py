@@ -56,13 +56,13 @@ def decode_cbor(data: bytes, *, where: str) -> object:
     stream = io.BytesIO(data)
     try:
         value = cbor2.CBORDecoder(stream).decode()
-    except (cbor2.CBORError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+    except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise FormatError(f"{where}: not CBOR: {type(error).__name__}") from error
     if stream.tell() != len(data):
         raise FormatError(f"{where}: {len(data) - stream.tell()} bytes after the CBOR item")
     try:
         same = encode_cbor(value) == data
-    except (cbor2.CBORError, ValueError, TypeError, RecursionError) as error:
+    except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise FormatError(f"{where}: holds CBOR that has no deterministic encoding") from error
     if not same:
         raise FormatError(f"{where}: CBOR is not deterministically encoded (RFC 8949 section 4.2)")

@@ -1,12 +1,13 @@
 """JSON without the leniency of :mod:`json`: what a careful RFC 8259 reader accepts, and nothing else.
 
-Refused: a byte order mark, invalid UTF-8, lone surrogates, duplicate names, ``NaN`` and ``Infinity``, nesting
-deeper than :data:`MAX_DEPTH`, anything after the document.
+Refused: a byte order mark, invalid UTF-8, lone surrogates, duplicate names, ``NaN`` and ``Infinity`` (by name
+or by size, as ``1e999``), nesting deeper than :data:`MAX_DEPTH`, anything after the document.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import NoReturn
 
@@ -15,7 +16,8 @@ from shared.errors import FormatError
 MAX_DEPTH = 32
 """Deepest nesting of objects and arrays that is read."""
 
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Possessive, and content with a string that never closes: hostile quotes and escapes cost linear time.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def loads(data: bytes | str, *, where: str) -> object:
@@ -36,6 +38,12 @@ def loads(data: bytes | str, *, where: str) -> object:
     def refuse_constant(name: str) -> NoReturn:
         raise FormatError(f"{where}: {name} is not JSON")
 
+    def finite(digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number):
+            raise FormatError(f"{where}: holds a number that is out of range")
+        return number
+
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         found: dict[str, object] = {}
         for name, value in pairs:
@@ -45,7 +53,9 @@ def loads(data: bytes | str, *, where: str) -> object:
         return found
 
     try:
-        value: object = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
+        value: object = json.loads(
+            text, parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique
+        )
     except json.JSONDecodeError as error:
         raise FormatError(f"{where}: not JSON at character {error.pos}: {error.msg}") from error
     except ValueError as error:  # an integer of more digits than the interpreter converts

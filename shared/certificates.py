@@ -1,0 +1,421 @@
+"""Public keys and X.509 certificates from hostile hands: loaded strictly, paths validated to pinned roots.
+
+Keys (protocol section 3) are DER SubjectPublicKeyInfo in their one canonical encoding. Sizes and parameters
+are checked before a key is used: an RSA key with a huge exponent costs its user 75 times a normal one.
+
+Paths (protocol section 7, RFC 5280) go through :mod:`cryptography.x509.verification`. Neither a SAN nor an
+extended key usage is demanded of the leaf, because a fleet's certificates name devices and not hosts; every
+issuer must be a CA. What is not checked here: revocation, and whether the leaf's key is the one it came with.
+
+Example:
+    >>> chain = load_certificates(pem, where="device_cert")
+    >>> path = validate_path(chain, TrustStore.from_pem(roots, where="roots"), at=now)
+    >>> device_id_of(path.leaf)
+    'edge-01'
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.x509 import verification
+from cryptography.x509.oid import NameOID
+
+from shared.errors import FormatError, VerificationError
+from shared.types import Fingerprint, parse_device_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+MAX_SPKI_BYTES = 550
+"""The SubjectPublicKeyInfo of an RSA key of 4096 bits with e = 65537; no accepted key is longer."""
+
+RSA_BITS = (2048, 3072, 4096)
+"""The only RSA modulus lengths."""
+
+RSA_EXPONENT = 65537
+"""The only RSA public exponent."""
+
+MAX_CERTIFICATES = 8
+"""Most certificates in one presented chain."""
+
+MAX_CHAIN_BYTES = 64 * 1024
+"""Longest presented chain, in bytes, PEM or DER."""
+
+MAX_INTERMEDIATES = 4
+"""Most certificates between a leaf and its root."""
+
+MAX_ROOTS = 64
+"""Most certificates in one trust store."""
+
+MAX_TRUST_BYTES = 512 * 1024
+"""Longest trust store file, in bytes."""
+
+_DEVICE_URN = "urn:cpk:device:"
+_BUILD_URN = "urn:cpk:build:"
+_BUILD_NAME = re.compile(r"[\x21-\x7e]{1,128}")
+
+# What the library raises for certificates that are malformed, or hold what it does not know; its own value
+# types raise TypeError for a name's BIT STRING under an attribute that has none.
+_PARSER_ERRORS = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+_DER_SEQUENCE = 0x30
+_DER_LONG_FORM = 0x80
+
+# Points of order 1, 2, 4 and 8 on Curve25519 and its twist: every secret shared with one of them is zero,
+# which RFC 9180 section 7.1.4 refuses. They are refused when the key is loaded, before anything is wrapped.
+_X25519_PRIME = 2**255 - 19
+_X25519_LOW_ORDER = frozenset(
+    {
+        0,
+        1,
+        _X25519_PRIME - 1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+    }
+)
+
+
+class KeyKind(enum.Enum):
+    """The kinds of public key that a class key can be wrapped for."""
+
+    RSA = "RSA"
+    P256 = "P-256"
+    X25519 = "X25519"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicKey:
+    """A checked public key.
+
+    Args:
+        spki: Its DER SubjectPublicKeyInfo, canonical.
+        kind: What it can be used for.
+        key: The loaded key; load once and use it for all that is wrapped for its owner.
+    """
+
+    spki: bytes
+    kind: KeyKind
+    key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey | x25519.X25519PublicKey
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """SHA-256 over :attr:`spki`, 32 bytes (protocol section 1)."""
+        return Fingerprint(hashlib.sha256(self.spki).digest())
+
+
+def load_public_key(spki: bytes, *, where: str) -> PublicKey:
+    """Load an RSA (2048, 3072 or 4096 bits, e = 65537), EC P-256 or X25519 public key (protocol section 3).
+
+    Args:
+        spki: DER SubjectPublicKeyInfo, canonical and to its last byte: named curve, uncompressed point.
+        where: What is being read, for the message.
+
+    Raises:
+        FormatError: It is anything else.
+    """
+    if len(spki) > MAX_SPKI_BYTES:
+        raise FormatError(
+            f"{where}: expected a public key of at most {MAX_SPKI_BYTES} bytes, found {len(spki)}"
+        )
+    try:
+        key = load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise FormatError(
+            f"{where}: expected DER SubjectPublicKeyInfo, found {len(spki)} other bytes"
+        ) from error
+    match key:
+        case rsa.RSAPublicKey():
+            problem = _rsa_problem(key)
+            loaded = PublicKey(spki=spki, kind=KeyKind.RSA, key=key)
+        case ec.EllipticCurvePublicKey():
+            problem = None if isinstance(key.curve, ec.SECP256R1) else f"an EC key on {key.curve.name}"
+            loaded = PublicKey(spki=spki, kind=KeyKind.P256, key=key)
+        case x25519.X25519PublicKey():
+            problem = "an X25519 point of low order" if _is_low_order(key) else None
+            loaded = PublicKey(spki=spki, kind=KeyKind.X25519, key=key)
+        case _:
+            raise FormatError(f"{where}: expected an RSA, EC P-256 or X25519 key, found another kind")
+    if problem is not None:
+        raise FormatError(
+            f"{where}: expected RSA of 2048, 3072 or 4096 bits with e = 65537, EC P-256 or X25519; "
+            f"found {problem}"
+        )
+    # One key, one encoding, one fingerprint: PKCS#1, compressed points and loose DER all end here.
+    if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != spki:
+        raise FormatError(f"{where}: the public key is not in canonical DER SubjectPublicKeyInfo encoding")
+    return loaded
+
+
+def _rsa_problem(key: rsa.RSAPublicKey) -> str | None:
+    """Say what is wrong with an RSA key, or None; looks at numbers only and uses the key for nothing."""
+    if key.key_size not in RSA_BITS:
+        return f"RSA of {key.key_size} bits"
+    numbers = key.public_numbers()
+    if numbers.e != RSA_EXPONENT:
+        return f"RSA with an exponent of {numbers.e.bit_length()} bits that is not 65537"
+    return "RSA with an even modulus" if numbers.n % 2 == 0 else None
+
+
+def _is_low_order(key: x25519.X25519PublicKey) -> bool:
+    masked = int.from_bytes(key.public_bytes_raw(), "little") & (2**255 - 1)  # RFC 7748 section 5
+    return masked % _X25519_PRIME in _X25519_LOW_ORDER
+
+
+def load_certificates(data: bytes, *, where: str) -> tuple[x509.Certificate, ...]:
+    """Load a chain of 1 to 8 certificates, leaf first.
+
+    Args:
+        data: PEM blocks, or DER certificates one after the other without anything between or after them.
+        where: What is being read, for the message.
+
+    Raises:
+        FormatError: Too long, too many, none, or one that is no X.509 certificate down to its extensions.
+    """
+    return _load(data, where=where, most=MAX_CERTIFICATES, most_bytes=MAX_CHAIN_BYTES)
+
+
+def _load(data: bytes, *, where: str, most: int, most_bytes: int) -> tuple[x509.Certificate, ...]:
+    if len(data) > most_bytes:
+        raise FormatError(f"{where}: expected certificates of at most {most_bytes} bytes, found {len(data)}")
+    # A certificate is longer than 127 bytes, so DER's second byte is never text.
+    is_der = len(data) > 1 and data[0] == _DER_SEQUENCE and data[1] > _DER_LONG_FORM
+    blocks = _split_der(data, where=where) if is_der else _split_pem(data, where=where)
+    if not 1 <= len(blocks) <= most:
+        raise FormatError(f"{where}: expected 1 to {most} certificates, found {len(blocks)}")
+    for number, certificate in enumerate(blocks):
+        _parse_fully(certificate, where=f"{where}: certificate {number}")
+    return tuple(blocks)
+
+
+def _split_pem(data: bytes, *, where: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except _PARSER_ERRORS as error:
+        raise FormatError(f"{where}: expected PEM or DER certificates, found something else") from error
+
+
+def _split_der(data: bytes, *, where: str) -> list[x509.Certificate]:
+    """Cut concatenated DER at the length of each outer SEQUENCE (X.690 section 8.1.3)."""
+    found = []
+    offset = 0
+    while offset < len(data):
+        head = data[offset : offset + 2]
+        digits = head[1] & 0x7F if len(head) == 2 and head[1] > _DER_LONG_FORM else 0  # noqa: PLR2004 - tag, length
+        body = offset + 2 + digits
+        end = body + int.from_bytes(data[offset + 2 : body], "big")
+        if not digits or head[0] != _DER_SEQUENCE or end > len(data):
+            raise FormatError(f"{where}: expected a DER certificate at byte {offset}")
+        try:
+            found.append(x509.load_der_x509_certificate(data[offset:end]))
+        except _PARSER_ERRORS as error:
+            raise FormatError(f"{where}: no X.509 certificate at byte {offset}") from error
+        offset = end
+    return found
+
+
+def _parse_fully(certificate: x509.Certificate, *, where: str) -> None:
+    """Make the lazy parser read the parts that are used later, so that nothing fails after this."""
+    try:
+        _ = (certificate.version, certificate.subject, certificate.issuer, certificate.extensions)
+        _ = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        certificate.public_key()
+    except _PARSER_ERRORS as error:
+        raise FormatError(
+            f"{where}: a field of the certificate is malformed or of an unknown kind"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustStore:
+    """The pinned roots.
+
+    Args:
+        roots: The certificates that end a path; a store without roots trusts nothing.
+    """
+
+    roots: tuple[x509.Certificate, ...]
+
+    @classmethod
+    def from_pem(cls, data: bytes, *, where: str) -> TrustStore:
+        """Load 1 to 64 roots from PEM (or concatenated DER).
+
+        Raises:
+            FormatError: As for :func:`load_certificates`.
+        """
+        return cls(roots=_load(data, where=where, most=MAX_ROOTS, most_bytes=MAX_TRUST_BYTES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidatedPath:
+    """A certificate whose path to a root has been validated.
+
+    Args:
+        leaf: The certificate that was presented first.
+        root: The root of the trust store that its path ends in; the leaf itself if it is one.
+    """
+
+    leaf: x509.Certificate
+    root: x509.Certificate
+
+    @property
+    def root_sha256(self) -> str:
+        """SHA-256 over the root's DER, 64 lower-case hex digits."""
+        return hashlib.sha256(self.root.public_bytes(Encoding.DER)).hexdigest()
+
+
+def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: datetime) -> ValidatedPath:
+    """Validate the path from ``chain[0]`` to a root of ``trust`` (RFC 5280 section 6).
+
+    Args:
+        chain: The leaf, then its intermediates; from :func:`load_certificates`.
+        trust: The roots. A leaf that is itself a root is accepted while it is valid.
+        at: The time to judge at, aware.
+
+    Raises:
+        VerificationError: ``certificate_expired`` or ``certificate_not_yet_valid`` if a presented certificate
+            is that; ``certificate_untrusted`` for everything else, SHA-1 signatures and weak keys included.
+    """
+    if not chain:
+        raise _untrusted("no certificate was presented")
+    leaf, intermediates = chain[0], list(chain[1:])
+    for certificate in chain:
+        _check_validity(certificate, at)
+    if leaf in trust.roots:
+        return ValidatedPath(leaf=leaf, root=leaf)
+    for certificate in chain:
+        _check_certificate_key(certificate)
+    # Certificates of one subject let a presenter make the search for a path exponential.
+    if len({certificate.subject for certificate in intermediates}) != len(intermediates):
+        raise _untrusted("two intermediates have the same subject")
+    if not trust.roots:
+        raise _untrusted("the trust store is empty")
+    try:
+        verified = _verifier(trust, at).verify(leaf, intermediates)
+    except verification.VerificationError as error:
+        raise _untrusted(
+            f"{_name(leaf)} has no valid path to a trusted root: {_first_line(error)}"
+        ) from error
+    return ValidatedPath(leaf=leaf, root=verified.chain[-1])
+
+
+def _verifier(trust: TrustStore, at: datetime) -> verification.ClientVerifier:
+    leaf_policy = verification.ExtensionPolicy.permit_all()
+    # That the constraints say cA, and their path length, the verifier checks by itself.
+    issuer_policy = (
+        verification.ExtensionPolicy.permit_all()
+        .require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
+        .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _require_cert_sign)
+    )
+    return (
+        verification.PolicyBuilder()
+        .store(verification.Store(list(trust.roots)))
+        .time(at)
+        .max_chain_depth(MAX_INTERMEDIATES)
+        .extension_policies(ca_policy=issuer_policy, ee_policy=leaf_policy)
+        .build_client_verifier()
+    )
+
+
+def _require_cert_sign(
+    _policy: verification.Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None
+) -> None:
+    if usage is not None and not usage.key_cert_sign:
+        raise ValueError("an issuer's key may not sign certificates")
+
+
+def _check_validity(certificate: x509.Certificate, at: datetime) -> None:
+    if at > certificate.not_valid_after_utc:
+        raise VerificationError(
+            f"certificate {_name(certificate)} expired on {_utc(certificate.not_valid_after_utc)}",
+            code="certificate_expired",
+        )
+    if at < certificate.not_valid_before_utc:
+        raise VerificationError(
+            f"certificate {_name(certificate)} is not valid before {_utc(certificate.not_valid_before_utc)}",
+            code="certificate_not_yet_valid",
+        )
+
+
+def _utc(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%SZ}"
+
+
+def _check_certificate_key(certificate: x509.Certificate) -> None:
+    """Refuse presented keys that are weak or costly before any signature is checked with them."""
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        problem = _rsa_problem(key)
+        if problem is not None:
+            raise _untrusted(f"{_name(certificate)} carries {problem}")
+
+
+def _untrusted(message: str) -> VerificationError:
+    return VerificationError(message, code="certificate_untrusted")
+
+
+def _name(certificate: x509.Certificate) -> str:
+    """Return a short picture of the subject; it is an attacker's text until the path is validated."""
+    return repr(certificate.subject.rfc4514_string()[:128])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+
+
+def leaf_public_key(certificate: x509.Certificate) -> bytes:
+    """Return a certificate's key as DER SubjectPublicKeyInfo; check it with :func:`load_public_key`."""
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def device_id_of(certificate: x509.Certificate) -> str | None:
+    """Return the device that a certificate names, or None (protocol section 7).
+
+    It is the one SAN URI ``urn:cpk:device:<id>``, taken literally; only a certificate without any SAN may
+    name the device in its subject's one CN. Several such URIs name nobody. The answer is worth nothing
+    before the path is validated.
+    """
+    uris = _san_uris(certificate)
+    if uris is not None:
+        names = [uri.removeprefix(_DEVICE_URN) for uri in uris if uri.startswith(_DEVICE_URN)]
+    else:
+        names = [str(part.value) for part in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if len(names) != 1:
+        return None
+    try:
+        return parse_device_id(names[0], where="certificate")
+    except FormatError:
+        return None
+
+
+def build_name_of(certificate: x509.Certificate) -> str | None:
+    """Return the build machine named in the one SAN URI ``urn:cpk:build:<name>``, or None."""
+    names = [
+        uri.removeprefix(_BUILD_URN) for uri in _san_uris(certificate) or () if uri.startswith(_BUILD_URN)
+    ]
+    return names[0] if len(names) == 1 and _BUILD_NAME.fullmatch(names[0]) else None
+
+
+def _san_uris(certificate: x509.Certificate) -> list[str] | None:
+    """Return the URIs of the subjectAltName extension, or None if there is no such extension."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    return names.get_values_for_type(x509.UniformResourceIdentifier)
