@@ -1,0 +1,75 @@
+"""Turn a decision into the patch of a twin, once its keys are wrapped and its release is signed."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING
+
+from shared.errors import FormatError
+from shared.twin.documents import KEYS, OUTCOME_TAG, RELEASE
+from shared.twin.held import Outcome, read_outcome
+from shared.twin.plan import Plan, basis_of
+from shared.twin.reconcile import Decision, Deny, Unchanged, Write
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from shared.twin.held import Held
+    from shared.twin.ports import Twin
+    from shared.types import KeyName
+
+
+def plan_of(decision: Decision) -> Plan | None:
+    """Return what is to be wrapped and signed before the patch can be built, if anything."""
+    return decision.plan if isinstance(decision, Write | Deny) else None
+
+
+def build_patch(
+    twin: Twin,
+    held: Held,
+    decision: Decision,
+    *,
+    wrapped: Mapping[KeyName, bytes],
+    cose: bytes | None,
+    at: datetime,
+) -> dict[str, object] | None:
+    """Return the patch ``{"tags"?: …, "properties"?: {"desired": …}}``, or None if nothing is to be written.
+
+    Args:
+        twin: As the hub holds it.
+        held: What its desired holds of ours.
+        decision: What :func:`shared.twin.reconcile.reconcile` answered for it.
+        wrapped: Every key of the decision's plan, wrapped; empty if it has none.
+        cose: The signed release of the decision's plan; None if it has none.
+        at: Now, aware; stands in the tag if the outcome is a new one.
+
+    Raises:
+        FormatError: What was wrapped or signed is not what the plan says.
+    """
+    if isinstance(decision, Unchanged):
+        return None
+    plan, outcome = plan_of(decision), decision.outcome
+    patch: dict[str, object] = {}
+    if plan is not None:
+        if plan.keys.keys() != wrapped.keys() or plan.is_signed != (cose is not None):
+            raise FormatError(f"{twin.device_id}: the wrapped keys or the release do not fit the plan")
+        patch["properties"] = {"desired": plan.desired(held, wrapped, cose)}
+        if not plan.is_signed:
+            outcome = Outcome(state=outcome.state, reason=outcome.reason, basis=basis_of(plan, wrapped))
+    elif isinstance(decision, Deny) and decision.clear:
+        patch["properties"] = {"desired": {KEYS: None, RELEASE: None}}
+    if read_outcome(twin.tags) != outcome:
+        patch["tags"] = {OUTCOME_TAG: _tag(outcome, at)}
+    return patch or None
+
+
+def _tag(outcome: Outcome, at: datetime) -> dict[str, object]:
+    """Return the tag as a patch; a null deletes what an earlier outcome left there."""
+    return {
+        "state": outcome.state.value,
+        "reason": outcome.reason,
+        "retries": outcome.retries or None,
+        "basis": outcome.basis,
+        "at": f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+    }

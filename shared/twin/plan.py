@@ -1,0 +1,128 @@
+"""What is to be wrapped and signed for one device, and how much room it will take."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.encoding import encode_cbor
+from shared.keys.wrapping import wrapped_size
+from shared.release.document import SIGNATURE_BYTES, Release, ReleasedKey, assemble, encode_claims
+from shared.twin.budget import section_size
+from shared.twin.documents import KEYS, RELEASE, desired_patch
+from shared.twin.sections import apply_patch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shared.certificates import PublicKey
+    from shared.twin.entitlement import Entitlement
+    from shared.twin.held import Held
+    from shared.twin.ports import Twin
+    from shared.types import Audience, DeviceId, KeyName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a device's desired section is to hold.
+
+    Args:
+        device_id: Device id, or ``device/module``.
+        audience: The deployment's id.
+        public_key: What to wrap for.
+        keys: The class keys; none takes away all that the device holds.
+        floors: The lowest versions allowed.
+        sequence: The release's.
+        issued_at: Unix seconds.
+        expires_at: Unix seconds.
+        policy_sha256: Digest of the policy document, 32 bytes.
+        is_signed: Whether a release goes with the keys; not for a device of version 1.
+    """
+
+    device_id: DeviceId
+    audience: Audience
+    public_key: PublicKey
+    keys: Mapping[KeyName, Entitlement]
+    floors: Mapping[KeyName, int]
+    sequence: int
+    issued_at: int
+    expires_at: int
+    policy_sha256: bytes
+    is_signed: bool
+
+    def release(self, wrapped: Mapping[KeyName, bytes]) -> Release:
+        """Return the release to sign.
+
+        Args:
+            wrapped: Every key of :attr:`keys`, wrapped.
+        """
+        return Release(
+            device_id=self.device_id,
+            audience=self.audience,
+            issued_at=self.issued_at,
+            expires_at=self.expires_at,
+            sequence=self.sequence,
+            fingerprint=self.public_key.fingerprint,
+            keys={
+                name: ReleasedKey(
+                    version=key.version,
+                    algorithm=key.algorithm,
+                    not_after=self.issued_at + key.lease_seconds,
+                    wrapped_sha256=hashlib.sha256(wrapped[name]).digest(),
+                )
+                for name, key in self.keys.items()
+            },
+            floors=dict(self.floors),
+            policy_sha256=self.policy_sha256,
+        )
+
+    def desired(self, held: Held, wrapped: Mapping[KeyName, bytes], cose: bytes | None) -> dict[str, object]:
+        """Return the patch of desired that carries this plan out.
+
+        Args:
+            held: What desired holds now.
+            wrapped: Every key of :attr:`keys`, wrapped.
+            cose: The signed release; None if the plan has none.
+        """
+        patch = desired_patch(wrapped=wrapped, removed=held.names - wrapped.keys(), release=cose)
+        if cose is None and not held.has_release:
+            del patch[RELEASE]
+        return patch
+
+
+def planned_size(twin: Twin, held: Held, plan: Plan, *, key_id: str) -> int:
+    """Return the size of desired once the plan is carried out, in bytes as the hub counts them.
+
+    Nothing is wrapped or signed for that: the lengths are known beforehand.
+
+    Args:
+        twin: As the hub holds it; what others keep in desired counts, too.
+        held: What its desired holds of ours.
+        plan: What is to be carried out.
+        key_id: The release key's id, which stands in every release.
+    """
+    wrapped = {
+        name: bytes(wrapped_size(plan.public_key, key.algorithm, key.key_bytes))
+        for name, key in plan.keys.items()
+    }
+    cose = None
+    if plan.is_signed:
+        claims = encode_claims(plan.release(wrapped))
+        cose = assemble(claims, kid=key_id, signature=bytes(SIGNATURE_BYTES))
+    return section_size(apply_patch(twin.desired, plan.desired(held, wrapped, cose)))
+
+
+def basis_of(plan: Plan, wrapped: Mapping[KeyName, bytes]) -> str:
+    """Return a digest of what the keys of a device of version 1 were made from: 64 hex digits.
+
+    Such a device has no release to compare with, so this stands in its tag instead.
+
+    Args:
+        plan: What it is to hold.
+        wrapped: What its desired holds.
+    """
+    keys = {name: [key.version, key.algorithm.value] for name, key in plan.keys.items()}
+    digests = {name: hashlib.sha256(data).digest() for name, data in wrapped.items()}
+    basis = encode_cbor([KEYS, plan.public_key.fingerprint, plan.policy_sha256, keys, digests])
+    return hashlib.sha256(basis).hexdigest()

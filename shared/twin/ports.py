@@ -1,0 +1,110 @@
+"""What the reconciling side needs from the world: a registry of twins, and a signer of releases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from shared.types import DeviceId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """A device's or module's twin as the hub holds it; nothing in it is checked.
+
+    Args:
+        device_id: Device id, or ``device/module``.
+        etag: Moves with every change of tags or desired.
+        status: ``enabled`` or ``disabled``: whether the hub lets the device in.
+        tags: Written by services only.
+        desired: Written by services, read by the device.
+        reported: Written by the device, read by services.
+    """
+
+    device_id: DeviceId
+    etag: str
+    status: str
+    tags: Mapping[str, object]
+    desired: Mapping[str, object]
+    reported: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwinPage:
+    """Some twins, and the token that asks for the next ones; None after the last."""
+
+    twins: Sequence[Twin]
+    next_token: str | None
+
+
+class TwinRegistry(Protocol):
+    """The hub's twins.
+
+    All operations raise :class:`shared.errors.TransportError` if the hub cannot be reached or keeps refusing.
+    """
+
+    def read(self, device_id: DeviceId) -> Twin:
+        """Return a twin.
+
+        Raises:
+            NotFound: ``device_not_found``.
+        """
+        ...
+
+    def patch(self, device_id: DeviceId, patch: Mapping[str, object], *, etag: str) -> None:
+        """Merge a patch ``{"tags"?: …, "properties"?: {"desired": …}}`` into a twin, wholly or not at all.
+
+        Raises:
+            Conflict: ``twin_conflict``, tags or desired changed since the twin with this ETag was read.
+            NotFound: ``device_not_found``.
+            FormatError: The hub refuses the patch itself.
+        """
+        ...
+
+    def candidates(self) -> Iterator[Sequence[DeviceId]]:
+        """Return, page by page, who has anything to do with class keys.
+
+        That is: who reports a device key, or holds class keys or a release in desired. The answer may lag
+        behind :meth:`read` and may name devices that are gone.
+        """
+        ...
+
+    def page(self, *, token: str | None, size: int) -> TwinPage:
+        """Return a page of the twins that bear an outcome tag.
+
+        Args:
+            token: None for the first page, then the page's ``next_token``.
+            size: Twins at most, up to 1,000.
+
+        Raises:
+            FormatError: ``token`` is none of this registry's.
+        """
+        ...
+
+
+class ReleaseSigner(Protocol):
+    """The release key: signs, and tells the public keys that releases may bear.
+
+    All operations raise :class:`shared.errors.TransportError` if the vault cannot be reached or refuses.
+    """
+
+    def key_id(self) -> str:
+        """Return the full id of the current version, which :meth:`sign` takes and a release bears."""
+        ...
+
+    def public_keys(self) -> Sequence[ec.EllipticCurvePublicKey]:
+        """Return the public halves of every version that is enabled."""
+        ...
+
+    def sign(self, digest: bytes, *, key_id: str) -> bytes:
+        """Sign a SHA-256 digest with ES256 under the version that :meth:`key_id` named.
+
+        Returns:
+            The signature, 64 bytes r‖s.
+        """
+        ...

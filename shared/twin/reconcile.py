@@ -1,0 +1,343 @@
+"""Decide what a device's twin should hold: a pure function of the twin, the class keys, the policy and time.
+
+``reconcile`` compares what a device may hold with what its twin's desired section already holds. It answers
+what to do; nothing is wrapped, signed or written before it says so, so a fleet in which nothing changed costs
+no wrapping, no signature and no write. :mod:`shared.twin.patching` turns the answer into a patch.
+
+Invariants (protocol section 5):
+
+- A denied device never gets a key, and what it holds is taken away: by a signed release without keys, which
+  its CPM believes, or by deleting what cannot be signed.
+- A sequence is never used twice: it is above that of the release in desired and above what the device
+  reports, so a twin that was restored from a backup is overtaken.
+- The same twin, keys, policy and time give the same answer; after the answer's patch was applied, the next
+  answer is :class:`Unchanged` until something changes.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.twin.budget import DESIRED_BUDGET
+from shared.twin.entitlement import PUBLIC_KEY_MISSING, Denial, Entitled, assess
+from shared.twin.held import Held, Outcome, OutcomeState, read_held, read_outcome
+from shared.twin.plan import Plan, basis_of, planned_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from shared.certificates import PublicKey, TrustStore
+    from shared.keys.store import ClassKeyState
+    from shared.policy.document import Policy
+    from shared.release.document import ReleasedKey
+    from shared.twin.documents import ReportedStatus
+    from shared.twin.entitlement import Entitlement
+    from shared.twin.ports import Twin
+    from shared.types import Audience, KeyName, WrapAlgorithm
+
+MAX_RETRIES = 2
+"""A device that cannot unwrap its keys gets them wrapped again this often; then it is quarantined."""
+
+EMPTY_RELEASE_SECONDS = 10 * 365 * 86400
+"""How long a release without keys stays valid: a device that was off for years must still believe it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What is the same for every device of a deployment.
+
+    Args:
+        audience: The deployment's id.
+        policy: The release policy.
+        trust: The roots that device certificates must lead to.
+        release_key_id: Id of the version that signs releases now.
+        release_keys: Public halves of every version whose releases still hold.
+        budget: Bytes of desired to use at most.
+    """
+
+    audience: Audience
+    policy: Policy
+    trust: TrustStore
+    release_key_id: str
+    release_keys: Sequence[ec.EllipticCurvePublicKey]
+    budget: int = DESIRED_BUDGET
+
+
+class Cause(enum.Enum):
+    """Why a release is written."""
+
+    FIRST = "first_release"
+    TAMPERED = "desired_not_intact"
+    DEVICE_KEY = "device_key_changed"
+    KEYS = "keys_changed"
+    FLOORS = "floors_changed"
+    POLICY = "policy_changed"
+    RENEWAL = "lease_renewed"
+    OVERTAKEN = "device_is_ahead"
+    UNWRAP_FAILED = "unwrap_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unchanged:
+    """Nothing is to be written; the outcome is the one that the tag already tells."""
+
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Write:
+    """Wrap, sign and write the plan.
+
+    Args:
+        plan: What to wrap and to sign.
+        outcome: What the tag is to tell.
+        cause: Why.
+    """
+
+    plan: Plan
+    outcome: Outcome
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deny:
+    """The device may hold nothing, and its twin does not show that yet.
+
+    Args:
+        denial: Why.
+        outcome: What the tag is to tell.
+        plan: The release without keys that takes away what it holds; None if there is nothing to take away,
+            or nothing that could be signed.
+        clear: Whether to delete keys and release from desired, because nothing can be signed.
+    """
+
+    denial: Denial
+    outcome: Outcome
+    plan: Plan | None = None
+    clear: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverBudget:
+    """The set does not fit into the twin: desired stays as it is, the tag tells.
+
+    Args:
+        size: Bytes of desired that it would take.
+        outcome: What the tag is to tell.
+    """
+
+    size: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tell:
+    """Desired stays as it is; only the tag has something new to tell.
+
+    Args:
+        outcome: What the tag is to tell: ``quarantined`` for a device that failed to unwrap the same keys
+            again and again, ``released`` when an older tag no longer holds.
+    """
+
+    outcome: Outcome
+
+
+Decision = Unchanged | Write | Deny | OverBudget | Tell
+
+
+def reconcile(
+    twin: Twin, class_keys: Mapping[KeyName, ClassKeyState], deployment: Deployment, *, at: datetime
+) -> Decision:
+    """Decide what to do about one device.
+
+    Args:
+        twin: As the hub holds it; everything in it is hostile.
+        class_keys: Every class key there is.
+        deployment: What is the same for every device.
+        at: Now, aware.
+    """
+    applicant = assess(twin, class_keys, policy=deployment.policy, trust=deployment.trust, at=at)
+    case = _Case(
+        twin=twin,
+        status=applicant.status,
+        held=read_held(twin, deployment.release_keys),
+        told=read_outcome(twin.tags),
+        deployment=deployment,
+        now=int(at.timestamp()),
+        now_ms=int(at.timestamp() * 1000),
+    )
+    if isinstance(applicant.verdict, Denial):
+        return _deny(case, applicant.verdict, applicant.public_key)
+    if applicant.status is None:
+        return _serve_v1(case, applicant.verdict)
+    return _serve(case, applicant.verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """One device, all that is known of it."""
+
+    twin: Twin
+    status: ReportedStatus | None
+    held: Held
+    told: Outcome | None
+    deployment: Deployment
+    now: int
+    now_ms: int
+
+    @property
+    def reported_sequence(self) -> int:
+        return 0 if self.status is None else self.status.sequence
+
+    def next_sequence(self) -> int:
+        """Return a sequence above all that were used: the last one + 1, or the time if that is more."""
+        return max(self.held.sequence + 1, self.reported_sequence + 1, self.now_ms)
+
+
+def _serve(case: _Case, entitled: Entitled) -> Decision:
+    """Decide for a device of version 2 that may hold ``entitled``."""
+    if not entitled.keys and case.held.is_empty and case.reported_sequence == 0:
+        return Unchanged(outcome=case.told)  # it was never released anything, and there is nothing to release
+    cause = _difference(case, entitled)
+    released = Outcome(state=OutcomeState.RELEASED)
+    if cause is None and _failed_to_unwrap(case):
+        retries = case.told.retries if case.told is not None else 0
+        if retries >= MAX_RETRIES:
+            return _tell(
+                case,
+                Outcome(state=OutcomeState.QUARANTINED, reason=Cause.UNWRAP_FAILED.value, retries=retries),
+            )
+        cause, released = Cause.UNWRAP_FAILED, Outcome(state=OutcomeState.RELEASED, retries=retries + 1)
+    if cause is not None:
+        return _if_it_fits(case, Write(plan=_plan(case, entitled), outcome=released, cause=cause))
+    if case.told is None or case.told.state is not OutcomeState.RELEASED:
+        return Tell(outcome=released)
+    return Unchanged(outcome=case.told)
+
+
+def _tell(case: _Case, outcome: Outcome) -> Decision:
+    return Unchanged(outcome=outcome) if case.told == outcome else Tell(outcome=outcome)
+
+
+def _serve_v1(case: _Case, entitled: Entitled) -> Decision:
+    """Decide for a device of version 1: wrapped keys alone; what they were made from stands in the tag."""
+    if not entitled.keys and case.held.is_empty:
+        return Unchanged(outcome=case.told)
+    plan = _plan(case, entitled, signed=False)
+    basis = basis_of(plan, case.held.wrapped)
+    if case.told == Outcome(state=OutcomeState.RELEASED, basis=basis) and not case.held.has_release:
+        return Unchanged(outcome=case.told)
+    first = case.told is None or case.told.basis is None
+    cause = Cause.FIRST if first else Cause.KEYS
+    return _if_it_fits(case, Write(plan=plan, outcome=Outcome(state=OutcomeState.RELEASED), cause=cause))
+
+
+def _deny(case: _Case, denial: Denial, public_key: PublicKey | None) -> Decision:
+    """Take away what a denied device holds, and say why; once."""
+    outcome = Outcome(state=OutcomeState.DENIED, reason=denial.reason)
+    plan, clear = None, False
+    if public_key is not None and (case.status is not None or case.held.has_release):
+        if _must_take_away(case, public_key):
+            plan = _plan(case, Entitled(public_key=public_key, keys={}, floors={}))
+    else:
+        clear = not case.held.is_empty
+    if plan is None and not clear:
+        takes_no_part = denial.reason == PUBLIC_KEY_MISSING and case.told is None
+        if takes_no_part or case.told == outcome:
+            return Unchanged(outcome=case.told)
+    return Deny(denial=denial, outcome=outcome, plan=plan, clear=clear)
+
+
+def _must_take_away(case: _Case, public_key: PublicKey) -> bool:
+    """Say whether a denied device's twin does not yet hold a release without keys that it would believe."""
+    if case.held.is_empty:
+        return case.reported_sequence > 0
+    release = case.held.release
+    return (
+        release is None
+        or not case.held.is_intact
+        or bool(release.keys)
+        or release.fingerprint != public_key.fingerprint
+        or not _is_addressed(case)
+        or case.reported_sequence > release.sequence
+    )
+
+
+def _difference(case: _Case, entitled: Entitled) -> Cause | None:
+    """Return the first thing in which desired is not what it should be (protocol section 5, step 3)."""
+    held, release = case.held, case.held.release
+    if held.is_empty:
+        return Cause.FIRST
+    if release is None or not held.is_intact or not _is_addressed(case):
+        return Cause.TAMPERED
+    lifetime = release.expires_at - release.issued_at
+    differences = (
+        (Cause.DEVICE_KEY, release.fingerprint != entitled.public_key.fingerprint),
+        (Cause.KEYS, _versions(release.keys) != _versions(entitled.keys)),
+        (Cause.FLOORS, dict(release.floors) != dict(entitled.floors)),
+        (Cause.POLICY, release.policy_sha256 != case.deployment.policy.digest),
+        (Cause.OVERTAKEN, case.reported_sequence > release.sequence),
+        (Cause.RENEWAL, (release.expires_at - case.now) * 3 <= lifetime),
+    )
+    return next((cause for cause, differs in differences if differs), None)
+
+
+def _versions(
+    keys: Mapping[KeyName, ReleasedKey] | Mapping[KeyName, Entitlement],
+) -> dict[KeyName, tuple[int, WrapAlgorithm]]:
+    return {name: (key.version, key.algorithm) for name, key in keys.items()}
+
+
+def _is_addressed(case: _Case) -> bool:
+    release = case.held.release
+    return (
+        release is not None
+        and release.device_id == case.twin.device_id
+        and release.audience == case.deployment.audience
+    )
+
+
+def _failed_to_unwrap(case: _Case) -> bool:
+    """Say whether the device reports ``unwrap_failed`` for the very release that desired holds.
+
+    A report that does not tell which release it speaks of is not counted: it would be again with every pass
+    until the device comes to answer.
+    """
+    status, release = case.status, case.held.release
+    if status is None or release is None:
+        return False
+    return any(
+        report.error == Cause.UNWRAP_FAILED.value
+        and release.sequence in {report.sequence, status.sequence}
+        and name in release.keys
+        for name, report in status.keys.items()
+    )
+
+
+def _plan(case: _Case, entitled: Entitled, *, signed: bool = True) -> Plan:
+    ends = [case.now + key.lease_seconds for key in entitled.keys.values()]
+    return Plan(
+        device_id=case.twin.device_id,
+        audience=case.deployment.audience,
+        public_key=entitled.public_key,
+        keys=entitled.keys,
+        floors=entitled.floors,
+        sequence=case.next_sequence(),
+        issued_at=case.now,
+        expires_at=min(ends, default=case.now + EMPTY_RELEASE_SECONDS),
+        policy_sha256=case.deployment.policy.digest,
+        is_signed=signed,
+    )
+
+
+def _if_it_fits(case: _Case, write: Write) -> Decision:
+    size = planned_size(case.twin, case.held, write.plan, key_id=case.deployment.release_key_id)
+    if size <= case.deployment.budget:
+        return write
+    outcome = Outcome(state=OutcomeState.OVER_BUDGET)
+    return Unchanged(outcome=outcome) if case.told == outcome else OverBudget(size=size, outcome=outcome)
