@@ -1,0 +1,101 @@
+"""The commands that talk to a running CPM: ``run``, ``status``, ``list`` and ``uninstall``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from shared.wire.cpm_channel import CpmConnection, connect
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+
+CALL_SECONDS = 60.0
+"""How long a command waits for an answer; ``run`` waits as long as the workload takes."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run an installed package with this command's own standard input, output and error.
+
+    Returns:
+        The workload's exit status.
+    """
+    with connect(arguments.socket, timeout=None) as cpm:
+        reply = cpm.call("run", {"cp_id": arguments.app_id, "arguments": arguments.arguments}, fds=(0, 1, 2))
+    status: Any = reply["exit_status"]
+    return int(status)
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Show what the CPM is, which keys it holds and which packages are installed."""
+    reply: Mapping[str, Any] = _call(arguments, "status")
+    if arguments.json:
+        _print_json(reply)
+        return 0
+    _print(f"device    {reply['device_id']} in {reply['audience']}")
+    _print(f"key       {reply['fingerprint'].hex()}")
+    _print(f"sequence  {reply['sequence']}" + ("" if reply["latched_v2"] else " (no release applied yet)"))
+    for name, versions in sorted(reply["keys"].items()):
+        held = ", ".join(f"{held['version']} (kcv {held['kcv'].hex()})" for held in versions)
+        _print(f"class key {name}: version {held}")
+    for name, floor in sorted(reply["floors"].items()):
+        _print(f"floor     {name}: version {floor}")
+    _print_packages(reply["packages"])
+    return 0
+
+
+def list_packages(arguments: argparse.Namespace) -> int:
+    """Show the installed packages."""
+    reply: Mapping[str, Any] = _call(arguments, "list")
+    if arguments.json:
+        _print_json(reply)
+    else:
+        _print_packages(reply["packages"])
+    return 0
+
+
+def uninstall(arguments: argparse.Namespace) -> int:
+    """Remove an installed package; its version floor stays."""
+    _call(arguments, "uninstall", {"cp_id": arguments.app_id})
+    if arguments.json:
+        _print_json({"uninstalled": arguments.app_id})
+    return 0
+
+
+def _call(
+    arguments: argparse.Namespace, operation: str, fields: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    cpm: CpmConnection
+    with connect(arguments.socket, timeout=CALL_SECONDS) as cpm:
+        return cpm.call(operation, fields)
+
+
+def _print_packages(packages: Mapping[str, Mapping[str, object]]) -> None:
+    for cp_id, package in sorted(packages.items()):
+        _print(
+            f"package   {cp_id}: {package['name']} {package['version']}, {package['state']}, "
+            f"{package['size']} bytes"
+        )
+
+
+def _print_json(value: object) -> None:
+    _print(json.dumps(_jsonable(value), sort_keys=True))
+
+
+def _jsonable(value: object) -> object:
+    """Return the value with bytes as hex, as the twin has them."""
+    match value:
+        case bytes():
+            return value.hex()
+        case dict():
+            return {name: _jsonable(item) for name, item in value.items()}
+        case list():
+            return [_jsonable(item) for item in value]
+        case _:
+            return value
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")

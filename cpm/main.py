@@ -1,0 +1,150 @@
+"""The ``cpm`` command: the Confidential Package Manager itself, and a few words to it.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or settings, 3 refused (verification, policy, no key);
+``cpm run`` ends with its workload's status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from shared import logs
+from shared.errors import EdbError, KeyUnavailable, PolicyDenied, SettingsError, VerificationError
+from shared.wire.cpm_channel import DEFAULT_SOCKET, SOCKET_VARIABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
+INTERRUPTED = 130
+
+_KEY_TYPES = ("rsa2048", "rsa3072", "rsa4096", "p256", "x25519")
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Without the program's name; the process's own by default.
+
+    Returns:
+        The exit status.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    # What follows "--" is the workload's; argparse would mix it with our own options.
+    ours, workload = (
+        (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    )
+    arguments = build_parser(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET).parse_args(ours)
+    arguments.arguments = workload
+    try:
+        return _dispatch(arguments)
+    except EdbError as error:
+        return _fail(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _dispatch(arguments: argparse.Namespace) -> int:
+    """Do one command; what only one of them needs is imported by it alone, so that the others start fast."""
+    if arguments.command == "serve":
+        from cpm.serve import serve  # noqa: PLC0415 - as above
+        from cpm.settings import read_settings  # noqa: PLC0415 - as above
+
+        logs.configure(arguments.log_level)
+        serve(read_settings(arguments))
+        return DONE
+    from cpm import commands  # noqa: PLC0415 - as above
+
+    command = {
+        "run": commands.run,
+        "status": commands.status,
+        "list": commands.list_packages,
+        "uninstall": commands.uninstall,
+    }
+    return command[arguments.command](arguments)
+
+
+def _fail(error: EdbError) -> int:
+    print(f"cpm: error: {error}", file=sys.stderr)
+    if error.hint is not None:
+        print(f"hint: {error.hint}", file=sys.stderr)
+    if isinstance(error, SettingsError):
+        return USAGE
+    return REFUSED if isinstance(error, VerificationError | PolicyDenied | KeyUnavailable) else FAILED
+
+
+def build_parser(socket: str) -> argparse.ArgumentParser:
+    """Return the parser.
+
+    Args:
+        socket: The default for ``--socket``.
+    """
+    parser = argparse.ArgumentParser(
+        prog="cpm", description="reference Confidential Package Manager: holds keys, runs sealed packages"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="be the CPM, in the foreground"), socket)
+    run = commands.add_parser(
+        "run", help="run an installed package", usage="cpm run APP_ID [--socket PATH] [-- ARGUMENT ...]"
+    )
+    status = commands.add_parser("status", help="show the device, its keys and its packages")
+    listing = commands.add_parser("list", help="show the installed packages")
+    uninstall = commands.add_parser("uninstall", help="remove an installed package")
+    for command in (run, uninstall):
+        command.add_argument("app_id", metavar="APP_ID", help="the package's id")
+    for command in (status, listing, uninstall):
+        command.add_argument("--json", action="store_true", help="answer in JSON")
+    for command in (run, status, listing, uninstall):
+        command.add_argument(
+            "--socket", metavar="PATH", default=socket, help=f"the CPM's socket (${SOCKET_VARIABLE})"
+        )
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser, socket: str) -> None:
+    parser.add_argument(
+        "--state", metavar="DIR", required=True, help="state folder; one CPM uses it at a time"
+    )
+    parser.add_argument("--socket", metavar="PATH", default=socket, help="where to listen")
+    parser.add_argument("--audience", metavar="NAME", required=True, help="the deployment")
+    parser.add_argument("--device-id", metavar="ID", required=True, help="the device, or device/module")
+    for option, text in (
+        ("--release-key", "PEM public key, P-256, that signs releases"),
+        ("--trust", "PEM roots whose certificates may sign packages"),
+    ):
+        parser.add_argument(option, metavar="FILE", required=True, action="extend", nargs="+", help=text)
+    parser.add_argument(
+        "--require-package-signature",
+        action="store_true",
+        help="refuse packages whose payload alone is signed",
+    )
+    parser.add_argument(
+        "--allow-uid",
+        metavar="UID",
+        type=_uid,
+        action="append",
+        default=[],
+        help="another user who may connect; the CPM's own and root always may",
+    )
+    parser.add_argument(
+        "--workload-uid", metavar="UID", type=_uid, help="user and group of workloads (needs privilege)"
+    )
+    parser.add_argument(
+        "--key-type", choices=_KEY_TYPES, default="rsa2048", help="of the device key, at the first start"
+    )
+    parser.add_argument("--log-level", choices=_LEVELS, default="INFO", type=str.upper)
+
+
+def _uid(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**32 - 1:
+        raise argparse.ArgumentTypeError(f"expected a user's number, found {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

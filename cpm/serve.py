@@ -1,0 +1,69 @@
+"""The composition root of ``cpm serve``: every part is made here, once, and handed to those that need it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from cpm.clock import system_clock
+from cpm.custody.software import SoftwareCustody
+from cpm.hardening import harden
+from cpm.listener import listen, unlisten
+from cpm.sealed_store import SealedStore
+from cpm.server import Server
+from cpm.service import Service
+from cpm.state_file import LockedFolder, StateFile
+
+if TYPE_CHECKING:
+    from cpm.settings import ServeSettings
+
+PACKAGES_FOLDER = "packages"
+
+log = logging.getLogger("cpm")
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until SIGTERM or SIGINT; print one line beginning with ``ready`` when clients may connect.
+
+    Raises:
+        EdbError: It cannot start; the state is as it was.
+    """
+    harden()
+    with LockedFolder.open(settings.state) as folder:
+        service = _assemble(settings, folder)
+        listener = listen(settings.socket)
+        server = Server(listener=listener, service=service, allowed_uids=settings.allowed_uids)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: server.stop())
+        try:
+            print(f"ready {settings.socket}", flush=True)  # noqa: T201 - whoever started us waits for it
+            log.info("ready", extra={"device_id": settings.device_id})
+            server.serve()
+        finally:
+            unlisten(listener, settings.socket)
+    log.info("stopped")
+
+
+def _assemble(settings: ServeSettings, folder: LockedFolder) -> Service:
+    custody = SoftwareCustody.open(folder.path, key_type=settings.key_type)
+    state_file = StateFile.open(
+        folder.path, custody, audience=settings.audience, device_id=settings.device_id
+    )
+    return Service(
+        state_file=state_file,
+        store=SealedStore(folder.path / PACKAGES_FOLDER),
+        custody=custody,
+        pins=settings.pins,
+        clock=system_clock,
+        program_version=program_version(),
+    )
+
+
+def program_version() -> str:
+    """Return this program's version, or ``unknown`` where it runs from a folder that was not installed."""
+    try:
+        return metadata.version("enclave-device-blueprint")
+    except metadata.PackageNotFoundError:
+        return "unknown"
