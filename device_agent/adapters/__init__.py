@@ -1,0 +1,1 @@
+"""Where the device agent meets SDKs: one module for each."""

@@ -1,0 +1,136 @@
+"""The ``device-agent`` command: the composition root.
+
+``device-agent run`` keeps running until SIGTERM or SIGINT, which end it with 0. Wrong settings end it with
+2, anything else that keeps it from starting with 1. It may be killed at any instant: nothing it does is half
+done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from device_agent.certificate import CertificateFile
+from device_agent.cpm_client import SocketCpmClient
+from device_agent.inbox import Inbox
+from device_agent.settings import Settings, load_settings
+from device_agent.state import StateFolder
+from device_agent.sync import Agent
+from shared import logs
+from shared.errors import EdbError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from device_agent.adapters.iot_hub_device import IotHubDevice
+
+CLOSE_SECONDS = 3.0
+"""How long the hub's SDK may take to end."""
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see the module."""
+    options = _parser().parse_args(arguments)
+    logs.configure()
+    # Its background errors come back to the agent as a lost connection, in its own words.
+    logging.getLogger("azure.iot.device").setLevel(logging.CRITICAL)
+    try:
+        settings = load_settings(options.config, os.environ)
+        logging.getLogger().setLevel(settings.log_level)
+        with StateFolder(settings.state_dir) as state:
+            run(settings, state)
+    except SettingsError as error:
+        for problem in error.problems:
+            _say("error", problem)
+        return EXIT_USAGE
+    except EdbError as error:
+        _say("error", str(error))
+        if error.hint is not None:
+            _say("hint", error.hint)
+        return EXIT_FAILED
+    return 0
+
+
+def run(settings: Settings, state: StateFolder) -> None:
+    """Run the agent until a signal ends it."""
+    link = _link(settings)
+    inbox = Inbox()
+    agent = Agent(
+        link=link,
+        cpm=SocketCpmClient(settings.cpm_socket),
+        certificate=CertificateFile(settings.certificate_file),
+        state=state,
+        notify=inbox.put,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        while True:
+            agent.advance()
+            event = inbox.get(agent.seconds_to_wait())
+            while event is not None:
+                agent.handle(event)
+                event = inbox.get(0)
+    except _Stopped:
+        logging.getLogger("device_agent").info("stopped")
+    finally:
+        ended = link.close(seconds=CLOSE_SECONDS)
+    if not ended:
+        # The SDK's threads wait for a hub that will not answer, and would keep the process for good.
+        state.close()
+        logging.shutdown()
+        os._exit(0)
+
+
+class _Stopped(BaseException):
+    """Raised by a signal, wherever the agent is: all that it does survives being broken off."""
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise _Stopped
+
+
+def _link(settings: Settings) -> IotHubDevice:
+    # The SDK takes 0.3 seconds to import; --help and wrong settings do not wait for it.
+    from device_agent.adapters.iot_hub_device import IotHubDevice  # noqa: PLC0415
+
+    if settings.connection_string is None:
+        return IotHubDevice.from_edge_environment(device_id=settings.device_id)
+    return IotHubDevice.from_connection_string(
+        settings.connection_string, device_id=settings.device_id, ca_pem=settings.ca_pem
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="device-agent",
+        description="Keep a device's twin and its Confidential Package Manager in step.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("run", help="run the agent until it is told to stop")
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="settings as TOML; the environment's DEVICE_AGENT_<NAME> goes first",
+    )
+    return parser
+
+
+def _say(kind: str, text: str) -> None:
+    print(f"device-agent: {kind}: {text}" if kind == "error" else f"{kind}: {text}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
