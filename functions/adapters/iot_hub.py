@@ -1,0 +1,222 @@
+"""IoT Hub's twins, through the service SDK.
+
+The SDK opens a new TLS connection for each call unless told to keep it, never retries a write, and retries a
+throttled read only if told how long to wait; this adapter keeps connections, one set for each thread, and
+retries all of them itself: what it writes is guarded by an ETag, so a repeated write does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from azure.core.exceptions import AzureError
+from azure.iot.hub import IoTHubRegistryManager
+from azure.iot.hub.models import QuerySpecification, TwinProperties
+from azure.iot.hub.models import Twin as HubTwin
+from msrest.exceptions import ClientException, HttpOperationError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
+from shared.errors import Conflict, FormatError, NotFound, TransportError
+from shared.twin.ports import Twin, TwinPage
+from shared.types import DeviceId, parse_device_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from azure.core.credentials import TokenCredential
+
+PAGE_SIZE = 1000
+"""Rows of one query page; the hub gives no more."""
+
+ATTEMPTS = 5
+"""How often a call is made before the hub is taken to be unavailable."""
+
+MAX_WAIT_SECONDS = 60.0
+"""Longest wait between two attempts."""
+
+CALL_SECONDS = 30
+"""How long one call may take."""
+
+_BAD_REQUEST, _NOT_FOUND, _PRECONDITION_FAILED, _TOO_LARGE = 400, 404, 412, 413
+_CANDIDATE_QUERIES = (
+    (
+        "SELECT deviceId FROM devices"
+        " WHERE is_defined(properties.reported.device_public_key)"
+        " OR is_defined(properties.desired.confidential_package_keys)"
+        " OR is_defined(properties.desired.confidential_package_release)"
+    ),
+    (
+        "SELECT deviceId, moduleId FROM devices.modules"
+        " WHERE is_defined(properties.reported.device_public_key)"
+        " OR is_defined(properties.desired.confidential_package_keys)"
+        " OR is_defined(properties.desired.confidential_package_release)"
+    ),
+)
+_TAGGED_QUERIES = {
+    "devices": "SELECT * FROM devices WHERE is_defined(tags.confidential_packages)",
+    "modules": "SELECT * FROM devices.modules WHERE is_defined(tags.confidential_packages)",
+}
+_MODULES_BEGIN = "modules:"
+_LOG = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
+
+
+class HubTwinRegistry:
+    """A :class:`shared.twin.ports.TwinRegistry` over a hub; may be used from several threads.
+
+    Args:
+        connect: Makes a client of the hub; called once for each thread.
+        sleep: Waits between attempts; None really does.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], IoTHubRegistryManager],
+        *,
+        sleep: Callable[[float], None] | None = None,
+    ) -> None:
+        self._connect = connect
+        self._sleep = sleep
+        self._threads = threading.local()
+
+    @classmethod
+    def connect(cls, host: str, credential: TokenCredential) -> HubTwinRegistry:
+        """Return a registry of the hub at ``host``, which may hold a port."""
+
+        def make() -> IoTHubRegistryManager:
+            client = IoTHubRegistryManager.from_token_credential(host, credential)
+            client.protocol.config.keep_alive = True
+            client.protocol.config.connection.timeout = CALL_SECONDS
+            return client
+
+        return cls(make)
+
+    def read(self, device_id: DeviceId) -> Twin:
+        """Return a twin; see the port."""
+        device, _, module = device_id.partition("/")
+        if not module:
+            return _read_twin(self._call(device_id, lambda hub: hub.get_twin(device)))
+        twin = self._call(device_id, lambda hub: hub.get_module_twin(device, module))
+        if not twin.status:  # a module has no status of its own: its device is let in or is not
+            twin.status = self._call(device_id, lambda hub: hub.get_twin(device)).status
+        return _read_twin(twin)
+
+    def patch(self, device_id: DeviceId, patch: Mapping[str, object], *, etag: str) -> None:
+        """Merge a patch; see the port."""
+        properties = patch.get("properties")
+        desired = None if properties is None else TwinProperties(**properties)  # type: ignore[arg-type]
+        body = HubTwin(tags=patch.get("tags"), properties=desired)
+        device, _, module = device_id.partition("/")
+        if module:
+            self._call(device_id, lambda hub: hub.update_module_twin(device, module, body, etag))
+        else:
+            self._call(device_id, lambda hub: hub.update_twin(device, body, etag))
+
+    def candidates(self) -> Iterator[Sequence[DeviceId]]:
+        """Return who has to do with class keys, up to 1,000 ids a page; see the port."""
+        for query in _CANDIDATE_QUERIES:
+            token: str | None = None
+            while True:
+                rows, token = self._query(query, token, PAGE_SIZE)
+                yield list(_device_ids(rows))
+                if token is None:
+                    break
+
+    def page(self, *, token: str | None, size: int) -> TwinPage:
+        """Return twins that bear an outcome tag, devices first and then modules; see the port."""
+        source, _, hub_token = (token or "devices:").partition(":")
+        if source not in _TAGGED_QUERIES:
+            raise FormatError("token: not one that a page of devices told")
+        rows, following = self._query(_TAGGED_QUERIES[source], hub_token or None, size)
+        next_token = None if following is None else f"{source}:{following}"
+        if next_token is None and source == "devices":
+            next_token = _MODULES_BEGIN
+        return TwinPage(twins=[_read_twin(row) for row in rows], next_token=next_token)
+
+    def _query(self, text: str, token: str | None, size: int) -> tuple[list[HubTwin], str | None]:
+        specification = QuerySpecification(query=text)
+        result = self._call("query", lambda hub: hub.query_iot_hub(specification, token, str(size)))
+        return list(result.items or []), result.continuation_token or None
+
+    def _call(self, what: str, operation: Callable[[IoTHubRegistryManager], _Result]) -> _Result:
+        """Call the hub and translate what it refuses with; retried while that may help."""
+        options = {} if self._sleep is None else {"sleep": self._sleep}
+        retrying = Retrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            retry=retry_if_exception_type(TransportError),
+            wait=_wait,
+            reraise=True,
+            **options,  # type: ignore[arg-type]
+        )
+        for attempt in retrying:
+            with attempt, _hub_errors(what):
+                return operation(self._client())
+        raise TransportError(f"{what}: the hub was not asked")  # the loop above returns or raises
+
+    def _client(self) -> IoTHubRegistryManager:
+        client = getattr(self._threads, "client", None)
+        if client is None:
+            client = self._threads.client = self._connect()
+        return client
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return how long to wait: what the hub asked for, else a jittered back-off, at most a minute."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, TransportError) and error.retry_after is not None:
+        return min(error.retry_after, MAX_WAIT_SECONDS)
+    return random.uniform(0.5, 1.0) * min(2.0**state.attempt_number, MAX_WAIT_SECONDS)  # noqa: S311 - jitter
+
+
+@contextmanager
+def _hub_errors(what: str) -> Iterator[None]:
+    """Translate the SDK's errors into the port's."""
+    try:
+        yield
+    except HttpOperationError as error:
+        raise _refused(what, error) from error
+    except (ClientException, AzureError, OSError) as error:
+        raise TransportError(f"{what}: {type(error).__name__}", code="hub_unavailable") from error
+
+
+def _refused(what: str, error: HttpOperationError) -> Exception:
+    status = error.response.status_code
+    message = f"{what}: the hub answered {status}"
+    if status == _NOT_FOUND:
+        return NotFound(f"{what}: the hub knows no such device", code="device_not_found")
+    if status == _PRECONDITION_FAILED:
+        return Conflict(f"{what}: the twin was changed in between", code="twin_conflict")
+    if status in {_BAD_REQUEST, _TOO_LARGE}:
+        return FormatError(message, code="twin_refused")
+    text = error.response.headers.get("Retry-After", "")
+    retry_after = float(text) if text.isdecimal() else None
+    return TransportError(message, code="hub_unavailable", retry_after=retry_after)
+
+
+def _device_ids(rows: Sequence[HubTwin]) -> Iterator[DeviceId]:
+    for row in rows:
+        try:
+            yield _device_id(row)
+        except FormatError as error:  # one odd row is no reason to leave a whole fleet without its keys
+            _LOG.warning("device_id_unreadable", extra={"detail": str(error)})
+
+
+def _device_id(row: HubTwin) -> DeviceId:
+    text = f"{row.device_id}/{row.module_id}" if row.module_id else row.device_id
+    return parse_device_id(text, where="twin query")
+
+
+def _read_twin(twin: HubTwin) -> Twin:
+    properties = twin.properties
+    return Twin(
+        device_id=_device_id(twin),
+        etag=twin.etag or "",
+        status=twin.status or "",
+        tags=twin.tags or {},
+        desired=(properties and properties.desired) or {},
+        reported=(properties and properties.reported) or {},
+    )

@@ -1,0 +1,215 @@
+"""Key Vault's keys: the KEK that class keys rest under, and the key that signs releases.
+
+Private halves never leave the vault. The SDK wraps and verifies locally and asks the vault to unwrap and to
+sign; this adapter wraps nothing with it (``wrap_key`` under a symmetric HSM key loses data silently).
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.pipeline.policies import RetryPolicy
+from azure.core.rest import HttpRequest, HttpResponse
+from azure.keyvault.keys import KeyClient
+from azure.keyvault.keys.crypto import KeyWrapAlgorithm, SignatureAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from functions.adapters.expiring import Expiring
+from shared.errors import EdbError, KeyUnavailable, TransportError, VerificationError
+from shared.keys.envelope import Kek
+from shared.types import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from azure.core.credentials import TokenCredential
+    from azure.keyvault.keys import JsonWebKey
+    from azure.keyvault.keys.crypto import CryptographyClient
+
+KEY_CACHE_SECONDS = 300.0
+"""How long public keys and ids of current versions are used before the vault is asked again."""
+
+_TOO_MANY_REQUESTS = 429
+_BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT = 400, 401, 403, 409
+_VERSION = re.compile(r"[0-9A-Za-z]{1,127}")
+_RETRIES = 6
+
+
+class VaultRetryPolicy(RetryPolicy[HttpRequest, HttpResponse]):
+    """The SDK's policy, which also retries a throttled POST that tells no time to wait (unwrap, sign)."""
+
+    def __init__(self) -> None:
+        super().__init__(retry_total=_RETRIES, retry_status=_RETRIES, retry_backoff_max=60)
+
+    def _is_method_retryable(
+        self,
+        settings: dict[str, Any],
+        request: Any,  # noqa: ANN401 - the overridden method is generic in it
+        response: Any = None,  # noqa: ANN401 - as above
+    ) -> bool:
+        throttled = response is not None and response.status_code == _TOO_MANY_REQUESTS
+        return throttled or bool(super()._is_method_retryable(settings, request, response))
+
+
+@contextmanager
+def vault_errors(what: str) -> Iterator[None]:
+    """Translate the SDK's errors.
+
+    Args:
+        what: What is being done, for the message.
+
+    Raises:
+        KeyUnavailable: ``vault_forbidden``; the app's identity lacks a role.
+        TransportError: Everything else that is not handled inside.
+    """
+    try:
+        yield
+    except HttpResponseError as error:
+        if error.status_code in {_UNAUTHORIZED, _FORBIDDEN}:
+            raise KeyUnavailable(
+                f"{what}: the vault refused with {error.status_code}", code="vault_forbidden"
+            ) from error
+        raise TransportError(
+            f"{what}: the vault answered {error.status_code}",
+            code="vault_unavailable",
+            retry_after=_retry_after(error),
+        ) from error
+    except AzureError as error:
+        raise TransportError(f"{what}: {type(error).__name__}", code="vault_unavailable") from error
+
+
+def _retry_after(error: HttpResponseError) -> float | None:
+    headers = getattr(error.response, "headers", None) or {}
+    text = str(headers.get("Retry-After", ""))
+    return float(text) if text.isdecimal() else None
+
+
+def make_key_client(vault_url: str, credential: TokenCredential, *, verify_challenge: bool) -> KeyClient:
+    """Return a client of the vault's keys; one serves all threads."""
+    return KeyClient(
+        vault_url,
+        credential,
+        verify_challenge_resource=verify_challenge,
+        retry_policy=VaultRetryPolicy(),
+    )
+
+
+class VaultKek:
+    """A :class:`shared.keys.store.KeyEncryptionKey`: an RSA key of the vault, any version of it.
+
+    Args:
+        client: Of the vault.
+        name: The key's name.
+    """
+
+    def __init__(self, client: KeyClient, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._prefix = f"{client.vault_url.rstrip('/')}/keys/{name}/"
+        self._current = Expiring(self._fetch, seconds=KEY_CACHE_SECONDS)
+
+    def current(self) -> Kek:
+        """Return the current version; asked for at most five minutes ago."""
+        return self._current.get()
+
+    def unwrap(self, kid: str, encrypted_key: bytes) -> Secret:
+        """Let the vault unwrap; see the port."""
+        version = kid.removeprefix(self._prefix)
+        if not kid.startswith(self._prefix) or not _VERSION.fullmatch(version):
+            raise VerificationError(
+                f"the envelope names {kid[:128]!r}, expected a version of {self._prefix}", code="foreign_kek"
+            )
+        with vault_errors("unwrapping a class key"):
+            try:
+                client = self._client.get_cryptography_client(self._name, key_version=version)
+                result = client.unwrap_key(KeyWrapAlgorithm.rsa_oaep_256, encrypted_key)
+            except ResourceNotFoundError as error:
+                raise VerificationError(f"the vault has no {kid}", code="unwrap_failed") from error
+            except HttpResponseError as error:
+                if error.status_code != _BAD_REQUEST:
+                    raise
+                raise VerificationError(f"{kid} does not unwrap it", code="unwrap_failed") from error
+        return Secret(result.key)
+
+    def _fetch(self) -> Kek:
+        with vault_errors("reading the key encryption key"):
+            key = self._client.get_key(self._name)
+        if key.id is None:
+            raise EdbError("the vault told no id of the key encryption key")
+        return Kek(kid=key.id, public_key=_rsa_public_key(key.key, key.id))
+
+
+class VaultReleaseSigner:
+    """A :class:`shared.twin.ports.ReleaseSigner`: an EC P-256 key of the vault.
+
+    Args:
+        client: Of the vault.
+        name: The key's name.
+    """
+
+    def __init__(self, client: KeyClient, name: str) -> None:
+        self._client = client
+        self._name = name
+        self._key_id = Expiring(self._fetch_id, seconds=KEY_CACHE_SECONDS)
+        self._public_keys = Expiring(self._fetch_public_keys, seconds=KEY_CACHE_SECONDS)
+        self._signers: dict[str, CryptographyClient] = {}
+
+    def key_id(self) -> str:
+        """Return the current version's id; asked for at most five minutes ago."""
+        return self._key_id.get()
+
+    def public_keys(self) -> Sequence[ec.EllipticCurvePublicKey]:
+        """Return the enabled versions' public halves; asked for at most five minutes ago."""
+        return self._public_keys.get()
+
+    def sign(self, digest: bytes, *, key_id: str) -> bytes:
+        """Let the vault sign; see the port."""
+        with vault_errors("signing a release"):
+            signer = self._signers.get(key_id)
+            if signer is None:
+                version = key_id.rpartition("/")[2]
+                signer = self._client.get_cryptography_client(self._name, key_version=version)
+                self._signers[key_id] = signer
+            return signer.sign(SignatureAlgorithm.es256, digest).signature
+
+    def _fetch_id(self) -> str:
+        with vault_errors("reading the release key"):
+            key_id = self._client.get_key(self._name).id
+        if key_id is None:
+            raise EdbError("the vault told no id of the release key")
+        return key_id
+
+    def _fetch_public_keys(self) -> tuple[ec.EllipticCurvePublicKey, ...]:
+        with vault_errors("reading the release keys"):
+            versions = [
+                version.version
+                for version in self._client.list_properties_of_key_versions(self._name)
+                if version.enabled and version.version
+            ]
+            keys = [self._client.get_key(self._name, version) for version in versions]
+        return tuple(_ec_public_key(key.key, str(key.id)) for key in keys)
+
+
+def _rsa_public_key(key: JsonWebKey, key_id: str) -> rsa.RSAPublicKey:
+    modulus, exponent = _octets(key, "n"), _octets(key, "e")
+    if not modulus or not exponent:
+        raise EdbError(f"{key_id}: expected an RSA key", code="key_kind")
+    return rsa.RSAPublicNumbers(int.from_bytes(exponent, "big"), int.from_bytes(modulus, "big")).public_key()
+
+
+def _ec_public_key(key: JsonWebKey, key_id: str) -> ec.EllipticCurvePublicKey:
+    x, y = _octets(key, "x"), _octets(key, "y")
+    if not x or not y or getattr(key, "crv", None) != "P-256":
+        raise EdbError(f"{key_id}: expected an EC key on P-256", code="key_kind")
+    numbers = ec.EllipticCurvePublicNumbers(
+        int.from_bytes(x, "big"), int.from_bytes(y, "big"), ec.SECP256R1()
+    )
+    return numbers.public_key()
+
+
+def _octets(key: JsonWebKey, name: str) -> bytes:
+    value = getattr(key, name, None)
+    return value if isinstance(value, bytes) else b""

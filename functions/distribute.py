@@ -1,0 +1,199 @@
+"""Distribution: reconcile devices one by one, each by itself (protocol section 5).
+
+A pass asks once for what all devices share: the class keys' states, the release keys. A device step reads the
+twin, decides, wraps and signs what the decision asks for, and writes with ``If-Match``. Whoever changed the
+twin in between wins, and the step begins again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from functions.audit import AuditRecord, write_record
+from shared.errors import Conflict, EdbError, NotFound
+from shared.keys.wrapping import WrapContext, wrap_key
+from shared.release.document import assemble, encode_claims, to_be_signed
+from shared.twin.held import OutcomeState, read_held
+from shared.twin.patching import build_patch, plan_of
+from shared.twin.reconcile import Decision, Deny, Deployment, OverBudget, Tell, Write, reconcile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from datetime import datetime
+
+    from functions.class_keys import ClassKeys
+    from shared.certificates import TrustStore
+    from shared.keys.store import ClassKeyState
+    from shared.policy.document import Policy
+    from shared.twin.plan import Plan
+    from shared.twin.ports import ReleaseSigner, Twin, TwinRegistry
+    from shared.types import Audience, DeviceId, KeyName
+
+CONFLICT_RETRIES = 3
+"""How often a device step begins again because the twin was changed in between."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distributor:
+    """Makes passes.
+
+    Args:
+        registry: The hub's twins.
+        class_keys: The deployment's class keys.
+        signer: The release key.
+        audience: The deployment's id.
+        policy: The release policy.
+        trust: The roots that device certificates must lead to.
+        now: Tells the time, aware.
+    """
+
+    registry: TwinRegistry
+    class_keys: ClassKeys
+    signer: ReleaseSigner
+    audience: Audience
+    policy: Policy
+    trust: TrustStore
+    now: Callable[[], datetime]
+
+    def begin_pass(self, *, correlation_id: str) -> DistributionPass:
+        """Ask for what all devices share.
+
+        Raises:
+            TransportError: The vault cannot be reached or refuses.
+        """
+        deployment = Deployment(
+            audience=self.audience,
+            policy=self.policy,
+            trust=self.trust,
+            release_key_id=self.signer.key_id(),
+            release_keys=self.signer.public_keys(),
+        )
+        return DistributionPass(
+            distributor=self,
+            deployment=deployment,
+            states=self.class_keys.states(),
+            correlation_id=correlation_id,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistributionPass:
+    """Device steps that share one look at the class keys.
+
+    Args:
+        distributor: What made it.
+        deployment: What is the same for every device.
+        states: The class keys, when the pass began.
+        correlation_id: What finds the pass in the logs.
+    """
+
+    distributor: Distributor
+    deployment: Deployment
+    states: Mapping[KeyName, ClassKeyState]
+    correlation_id: str
+
+    def reconcile_all(self, device_ids: Iterable[DeviceId]) -> list[DeviceId]:
+        """Reconcile devices; one's failure never stops another's.
+
+        Returns:
+            The devices whose step failed and is worth another try.
+        """
+        failed = []
+        for device_id in device_ids:
+            try:
+                self.reconcile(device_id)
+            except EdbError as error:
+                _LOG.warning(
+                    "distribute_failed",
+                    extra={
+                        "device_id": device_id,
+                        "code": error.code,
+                        "detail": str(error),
+                        "correlation_id": self.correlation_id,
+                    },
+                )
+                failed.append(device_id)
+        return failed
+
+    def reconcile(self, device_id: DeviceId) -> Decision | None:
+        """Bring one device's twin to what it should be.
+
+        Returns:
+            What was decided; None if the device is gone.
+
+        Raises:
+            EdbError: It could not be done now; nothing was written.
+        """
+        for _ in range(CONFLICT_RETRIES + 1):
+            try:
+                twin = self.distributor.registry.read(device_id)
+                return self._step(twin)
+            except NotFound as error:
+                if error.code != "device_not_found":
+                    raise
+                return None  # queries lag, and still list devices deleted minutes ago
+            except Conflict as error:
+                conflict = error
+        raise conflict
+
+    def _step(self, twin: Twin) -> Decision:
+        at = self.distributor.now()
+        decision = reconcile(twin, self.states, self.deployment, at=at)
+        plan = plan_of(decision)
+        wrapped = {} if plan is None else self._wrap(plan)
+        cose = None if plan is None or not plan.is_signed else self._sign(plan, wrapped)
+        held = read_held(twin, self.deployment.release_keys)
+        patch = build_patch(twin, held, decision, wrapped=wrapped, cose=cose, at=at)
+        if patch is not None:
+            self.distributor.registry.patch(twin.device_id, patch, etag=twin.etag)
+            for record in self._records(twin, decision):
+                write_record(record)
+        return decision
+
+    def _wrap(self, plan: Plan) -> dict[KeyName, bytes]:
+        wrapped = {}
+        for name, key in plan.keys.items():
+            context = WrapContext(
+                audience=plan.audience, device_id=plan.device_id, name=name, version=key.version
+            )
+            class_key = self.distributor.class_keys.open(name, key.version)
+            wrapped[name] = wrap_key(class_key, plan.public_key, key.algorithm, context=context)
+        return wrapped
+
+    def _sign(self, plan: Plan, wrapped: Mapping[KeyName, bytes]) -> bytes:
+        kid = self.deployment.release_key_id
+        claims = encode_claims(plan.release(wrapped))
+        digest = hashlib.sha256(to_be_signed(claims, kid=kid)).digest()
+        signature = self.distributor.signer.sign(digest, key_id=kid)
+        return assemble(claims, kid=kid, signature=signature)
+
+    def _records(self, twin: Twin, decision: Decision) -> Iterator[AuditRecord]:
+        """Return the audit records of a change: one for each key released, one for all else."""
+        record = AuditRecord(
+            event="distribute",
+            outcome="allowed",
+            device_id=twin.device_id,
+            correlation_id=self.correlation_id,
+            policy_sha256=self.deployment.policy.digest.hex(),
+        )
+        match decision:
+            case Write(plan=plan, cause=cause):
+                record = replace(record, reason=cause.value)
+                for name, key in plan.keys.items():
+                    yield replace(record, key_name=name, key_version=key.version, rule=key.rule_id)
+                if not plan.keys:
+                    yield record
+            case Deny(denial=denial):
+                yield replace(record, outcome="denied", reason=denial.reason, detail=denial.detail)
+            case OverBudget(size=size):
+                detail = f"desired would take {size} bytes, expected at most {self.deployment.budget}"
+                yield replace(record, outcome="denied", reason="over_budget", detail=detail)
+            case Tell(outcome=outcome) if outcome.state is OutcomeState.QUARANTINED:
+                yield replace(record, outcome="denied", reason=outcome.state.value, detail=outcome.reason)
+            case _:
+                yield record

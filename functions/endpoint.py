@@ -1,0 +1,149 @@
+"""Between the Functions host and the HTTP contracts: requests in, answers and problems out.
+
+Every error leaves as ``application/problem+json``. Errors about the request say what is wrong with it; all
+others say nothing but a correlation id, and what happened stands in the log under it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import azure.functions as func
+
+from shared.errors import (
+    Conflict,
+    EdbError,
+    FormatError,
+    NotFound,
+    PolicyDenied,
+    TransportError,
+)
+from shared.wire.http import encode_json, problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+QUEUE_CONNECTION = "AzureWebJobsStorage"
+PASSES_QUEUE = "distribute-passes"
+PAGES_QUEUE = "distribute-pages"
+
+_LOG = logging.getLogger(__name__)
+_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_STATUSES: tuple[tuple[type[EdbError], HTTPStatus], ...] = (
+    (FormatError, HTTPStatus.BAD_REQUEST),
+    (PolicyDenied, HTTPStatus.FORBIDDEN),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (Conflict, HTTPStatus.CONFLICT),
+)
+_STATUS_OF_CODE = {
+    "body_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "key_revoked": HTTPStatus.FORBIDDEN,
+    "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A successful answer: its status, its JSON document, further headers."""
+
+    document: Mapping[str, object]
+    status: HTTPStatus = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class MethodNotAllowedError(EdbError):
+    """The route exists, but not under this method.
+
+    Args:
+        allowed: The one method that it takes.
+    """
+
+    default_code = "method_not_allowed"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"expected {allowed}")
+        self.allowed = allowed
+
+
+def correlation_id_of(request: func.HttpRequest) -> str:
+    """Return the id in ``traceparent`` (W3C Trace Context), else ``x-correlation-id``, else a new one."""
+    trace = _TRACE_PARENT.fullmatch(request.headers.get("traceparent", ""))
+    if trace:
+        return trace[1]
+    given = request.headers.get("x-correlation-id", "")
+    return given if _CORRELATION_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def respond(request: func.HttpRequest, act: Callable[[str], Answer]) -> func.HttpResponse:
+    """Answer a request.
+
+    Args:
+        request: The host's.
+        act: Does what was asked for; is given the correlation id. Its errors become problems.
+    """
+    correlation_id = correlation_id_of(request)
+    try:
+        answer = act(correlation_id)
+    except EdbError as error:
+        return _refuse(error, correlation_id)
+    except Exception:  # noqa: BLE001 - nothing of ours is further out; the host would show what went wrong
+        _LOG.exception("request_failed", extra={"correlation_id": correlation_id})
+        return _refuse(EdbError("internal error"), correlation_id)
+    return _response(answer.document, answer.status, correlation_id, headers=answer.headers)
+
+
+def _refuse(error: EdbError, correlation_id: str) -> func.HttpResponse:
+    status, shown = _public(error)
+    if shown is not error:
+        _LOG.error(
+            "request_failed",
+            extra={"correlation_id": correlation_id, "code": error.code, "detail": str(error)},
+        )
+    headers = {"Content-Type": "application/problem+json"}
+    if isinstance(error, TransportError):
+        headers["Retry-After"] = str(int(error.retry_after or 5))
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = error.allowed
+    document = problem(shown, status=status, correlation_id=correlation_id)
+    return _response(document, status, correlation_id, headers=headers)
+
+
+def _public(error: EdbError) -> tuple[HTTPStatus, EdbError]:
+    """Return the status of an error and what the caller may see of it: all of it only if it is his own."""
+    if error.code in _STATUS_OF_CODE:
+        return _STATUS_OF_CODE[error.code], error
+    for kind, status in _STATUSES:
+        if isinstance(error, kind):
+            return status, error
+    if isinstance(error, TransportError):
+        message = "a service behind this one cannot be reached now"
+        return HTTPStatus.SERVICE_UNAVAILABLE, EdbError(message, code="unavailable", hint="try again later")
+    return HTTPStatus.INTERNAL_SERVER_ERROR, EdbError("internal error", code="internal")
+
+
+def _response(
+    document: Mapping[str, object],
+    status: HTTPStatus,
+    correlation_id: str,
+    *,
+    headers: Mapping[str, str],
+) -> func.HttpResponse:
+    all_headers = {
+        "Content-Type": "application/json",
+        "Cache-Control": "no-store",
+        "x-correlation-id": correlation_id,
+        **headers,
+    }
+    return func.HttpResponse(
+        encode_json(document),
+        status_code=status.value,
+        headers=all_headers,
+        mimetype=all_headers["Content-Type"],
+        charset="utf-8",
+    )

@@ -1,0 +1,169 @@
+"""The function app's settings: read once from the environment, all their problems told together."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
+
+from shared.certificates import TrustStore
+from shared.errors import EdbError, SettingsError
+from shared.policy.document import Policy, load_policy
+from shared.types import Audience, parse_audience
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PREFIX = "EDB_"
+_EVENTS_CONNECTION = "EDB_TWIN_EVENTS"
+_KNOWN = frozenset(
+    {
+        "EDB_AUDIENCE",
+        "EDB_KEY_VAULT_URL",
+        "EDB_KEK_NAME",
+        "EDB_RELEASE_KEY_NAME",
+        "EDB_IOT_HUB_HOSTNAME",
+        "EDB_POLICY_FILE",
+        "EDB_TRUSTED_ROOTS_FILE",
+        "EDB_KEY_VAULT_VERIFY_CHALLENGE",
+        "EDB_DISTRIBUTE_SCHEDULE",
+        "EDB_TWIN_EVENTS_HUB",
+        _EVENTS_CONNECTION,
+    }
+)
+_VAULT_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")
+_HOST = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.-]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
+_MAX_FILE_BYTES = 1024 * 1024
+_Raw = TypeVar("_Raw", str, bytes)
+_Parsed = TypeVar("_Parsed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the function app is told from outside.
+
+    Args:
+        audience: The deployment's id.
+        key_vault_url: ``https://…``.
+        kek_name: Name of the key that class keys rest under.
+        release_key_name: Name of the key that signs releases.
+        iot_hub_hostname: May hold a port.
+        policy: The release policy.
+        trust: Roots that client and device certificates must lead to.
+        verify_challenge: Whether the vault must prove to be in the domain that it asks a token for.
+        managed_identity_client_id: Of a user-assigned identity; None for the system's.
+        entra_in_front: Whether the platform authenticates callers with Entra ID before they reach the app;
+            only then do its headers mean anything.
+    """
+
+    audience: Audience
+    key_vault_url: str
+    kek_name: str
+    release_key_name: str
+    iot_hub_hostname: str
+    policy: Policy
+    trust: TrustStore
+    verify_challenge: bool
+    managed_identity_client_id: str | None
+    entra_in_front: bool
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Read the settings and the files that they name.
+
+        Raises:
+            SettingsError: With every problem: what is missing, malformed, unreadable or unknown.
+        """
+        reader = _Reader(environment)
+        reader.refuse_unknown()
+        audience = reader.text("EDB_AUDIENCE")
+        vault_url = reader.text("EDB_KEY_VAULT_URL")
+        hub = reader.text("EDB_IOT_HUB_HOSTNAME")
+        kek = reader.vault_name("EDB_KEK_NAME", "class-key-kek")
+        release_key = reader.vault_name("EDB_RELEASE_KEY_NAME", "release-signing")
+        verify = reader.boolean("EDB_KEY_VAULT_VERIFY_CHALLENGE", default=True)
+        policy = reader.file("EDB_POLICY_FILE")
+        roots = reader.file("EDB_TRUSTED_ROOTS_FILE")
+        # The Functions host resolves these two, and says nothing clear when they are missing.
+        reader.text("EDB_DISTRIBUTE_SCHEDULE")
+        reader.text("EDB_TWIN_EVENTS_HUB")
+        url = urlsplit(vault_url)
+        if vault_url and (url.scheme != "https" or not url.netloc or url.path not in {"", "/"}):
+            reader.problem("EDB_KEY_VAULT_URL", f"expected https://HOST, found {vault_url!r}")
+        if hub and not _HOST.fullmatch(hub):
+            reader.problem("EDB_IOT_HUB_HOSTNAME", f"expected HOST or HOST:PORT, found {hub!r}")
+        parsed_audience = reader.parsed(audience, lambda text: parse_audience(text, where="EDB_AUDIENCE"))
+        parsed_policy = reader.parsed(policy, lambda data: load_policy(data, where="EDB_POLICY_FILE"))
+        trust = reader.parsed(roots, lambda data: TrustStore.from_pem(data, where="EDB_TRUSTED_ROOTS_FILE"))
+        if reader.problems or parsed_audience is None or parsed_policy is None or trust is None:
+            raise SettingsError(reader.problems)
+        return cls(
+            audience=parsed_audience,
+            key_vault_url=vault_url.rstrip("/"),
+            kek_name=kek,
+            release_key_name=release_key,
+            iot_hub_hostname=hub,
+            policy=parsed_policy,
+            trust=trust,
+            verify_challenge=verify,
+            managed_identity_client_id=environment.get("AZURE_CLIENT_ID") or None,
+            entra_in_front=environment.get("WEBSITE_AUTH_ENABLED", "").lower() == "true",
+        )
+
+
+class _Reader:
+    """Reads single settings and keeps the problems."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[str] = []
+
+    def problem(self, name: str, what: str) -> None:
+        self.problems.append(f"{name}: {what}")
+
+    def refuse_unknown(self) -> None:
+        for name in sorted(self._environment):
+            connection = name.startswith(f"{_EVENTS_CONNECTION}__")  # identity-based connection's parts
+            if name.startswith(PREFIX) and name not in _KNOWN and not connection:
+                self.problem(name, "unknown setting")
+
+    def text(self, name: str, default: str = "") -> str:
+        value = self._environment.get(name, "").strip() or default
+        if not value:
+            self.problem(name, "missing")
+        return value
+
+    def vault_name(self, name: str, default: str) -> str:
+        value = self.text(name, default)
+        if not _VAULT_NAME.fullmatch(value):
+            self.problem(name, f"expected 1 to 127 characters 0-9 A-Z a-z -, found {value!r}")
+        return value
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        value = self.text(name, "true" if default else "false").lower()
+        if value not in {"true", "false"}:
+            self.problem(name, f"expected true or false, found {value!r}")
+        return value == "true"
+
+    def file(self, name: str) -> bytes | None:
+        path = self.text(name)
+        if not path:
+            return None
+        try:
+            with Path(path).open("rb") as stream:
+                return stream.read(_MAX_FILE_BYTES)
+        except OSError as error:
+            self.problem(name, f"cannot read {path!r}: {error.strerror}")
+            return None
+
+    def parsed(self, value: _Raw | None, parse: Callable[[_Raw], _Parsed]) -> _Parsed | None:
+        """Return what was read, parsed; what is missing was told already."""
+        if value is None or value == "":
+            return None
+        try:
+            return parse(value)
+        except EdbError as error:
+            self.problems.append(str(error))
+            return None

@@ -1,0 +1,158 @@
+"""WrapKey: wrap a class key for a build machine, if the policy allows it over what was verified of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import azure.functions as func
+
+from functions.audit import AuditRecord, write_record
+from functions.endpoint import Answer, respond
+from shared.certificates import build_name_of, leaf_public_key
+from shared.errors import EdbError, FormatError, KeyUnavailable, NotFound, PolicyDenied
+from shared.keys.wrapping import WrapContext, algorithms_for, wrap_key
+from shared.policy.claims import certificate_claims
+from shared.policy.document import Operation
+from shared.policy.evaluate import Denied, evaluate
+from shared.twin.entitlement import Denial, explain, verify_chain
+from shared.wire.http import WrapAnswer, WrapRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from functions.services import Services
+    from shared.types import WrapAlgorithm
+
+# What the platform's own authentication tells about the caller, once it has replaced what the caller sent.
+_PRINCIPAL_ID, _PRINCIPAL_NAME = "x-ms-client-principal-id", "x-ms-client-principal-name"
+
+
+def blueprint(services: Callable[[], Services]) -> func.Blueprint:
+    """Return the function.
+
+    Args:
+        services: Puts the services together at the first call.
+    """
+    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+
+    @functions.function_name(name="WrapKey")
+    @functions.route(route="WrapKey", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
+    def wrap_key_function(req: func.HttpRequest) -> func.HttpResponse:
+        def act(correlation_id: str) -> Answer:
+            asked = WrapRequest.parse(req.get_body())
+            return _audited(services(), asked, req.headers, correlation_id)
+
+        return respond(req, act)
+
+    return functions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grant:
+    """What the policy allows a caller: by which rule, how to wrap, and for whom."""
+
+    rule_id: str
+    algorithm: WrapAlgorithm
+    caller: str
+
+
+def _audited(
+    services: Services, asked: WrapRequest, headers: Mapping[str, str], correlation_id: str
+) -> Answer:
+    record = AuditRecord(
+        event="wrap",
+        outcome="allowed",
+        correlation_id=correlation_id,
+        key_name=asked.key_name,
+        key_version=asked.key_version,
+        policy_sha256=services.policy.digest.hex(),
+    )
+    verdict = _authorize(services, asked, headers)
+    if isinstance(verdict, Denial):
+        write_record(replace(record, outcome="denied", reason=verdict.reason, detail=verdict.detail))
+        raise PolicyDenied(f"{verdict.reason}: {verdict.detail}")
+    record = replace(record, rule=verdict.rule_id)
+    try:
+        answer = _wrap(services, asked, verdict)
+    except EdbError as error:
+        write_record(replace(record, outcome="failed", reason=error.code, detail=str(error)))
+        raise
+    write_record(replace(record, key_version=answer.key_version))
+    return Answer(document=answer.encode())
+
+
+def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str]) -> _Grant | Denial:
+    """Verify what the caller shows, and ask the policy.
+
+    Raises:
+        FormatError: ``unsupported_algorithm``, the algorithm asked for is none for the caller's kind of key.
+    """
+    fitting = algorithms_for(asked.public_key.kind)
+    if asked.algorithm is not None and asked.algorithm not in fitting:
+        raise FormatError(
+            f"/algorithm: {asked.algorithm.value} does not wrap for a {asked.public_key.kind.value} key",
+            code="unsupported_algorithm",
+        )
+    at = services.now()
+    path, fault = verify_chain(asked.certificates, services.trust, at=at)
+    if path is not None and leaf_public_key(path.leaf) != asked.public_key.spki:
+        # Certificates are public: whoever shows one for another key shows nothing, whatever the policy asks.
+        return Denial(reason="key_mismatch", detail="client_cert is for another key than client_public_key")
+    claims = {
+        **certificate_claims(path, spki=asked.public_key.spki, device_id=None),
+        **_caller_claims(services, headers),
+        **_request_claims(asked),
+    }
+    answer = evaluate(
+        services.policy, operation=Operation.WRAP, key_name=asked.key_name, claims=claims, at=at
+    )
+    if isinstance(answer, Denied):
+        return explain(answer, claims, fault)
+    wanted = fitting if asked.algorithm is None else (asked.algorithm,)
+    algorithm = next((each for each in answer.algorithms if each in wanted), None)
+    if algorithm is None:
+        names = ", ".join(each.value for each in answer.algorithms)
+        return Denial(reason="algorithm_not_allowed", detail=f"rule {answer.rule_id}: it allows {names}")
+    caller = build_name_of(path.leaf) if path is not None else None
+    return _Grant(rule_id=answer.rule_id, algorithm=algorithm, caller=caller or "")
+
+
+def _caller_claims(services: Services, headers: Mapping[str, str]) -> dict[str, object]:
+    if not services.entra_in_front:
+        return {}
+    named = {"entra_id": headers.get(_PRINCIPAL_ID), "entra_name": headers.get(_PRINCIPAL_NAME)}
+    return {"caller": {claim: value for claim, value in named.items() if value}}
+
+
+def _request_claims(asked: WrapRequest) -> dict[str, object]:
+    claims: dict[str, object] = {"key_name": asked.key_name, "key_kind": asked.public_key.kind.value}
+    if asked.algorithm is not None:
+        claims["algorithm"] = asked.algorithm.value
+    if asked.key_version is not None:
+        claims["key_version"] = asked.key_version
+    return {"request": claims}
+
+
+def _wrap(services: Services, asked: WrapRequest, grant: _Grant) -> WrapAnswer:
+    """Wrap the version asked for, or the newest.
+
+    Raises:
+        NotFound: ``key_not_found``, there is no such class key or version.
+        KeyUnavailable: ``key_revoked``.
+    """
+    state = services.class_keys.state(asked.key_name)
+    version = state.latest if asked.key_version is None else asked.key_version
+    if version < state.floor:
+        raise KeyUnavailable(
+            f"class key {asked.key_name} version {version} is revoked; {state.floor} is the lowest left",
+            code="key_revoked",
+        )
+    if version > state.latest:
+        raise NotFound(f"class key {asked.key_name} has no version {version}", code="key_not_found")
+    context = WrapContext(
+        audience=services.audience, device_id=grant.caller, name=asked.key_name, version=version
+    )
+    key = services.class_keys.open(asked.key_name, version)
+    wrapped = wrap_key(key, asked.public_key, grant.algorithm, context=context)
+    return WrapAnswer(wrapped_key=wrapped, algorithm=grant.algorithm, key_version=version)

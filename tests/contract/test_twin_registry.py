@@ -1,0 +1,223 @@
+"""What every registry of twins keeps: one suite, run on each adapter."""
+
+import secrets
+import threading
+
+import pytest
+from azure.iot.device import IoTHubDeviceClient
+from azure.iot.hub import IoTHubRegistryManager
+from simulators.registry import MemoryRegistry
+
+from functions.adapters.iot_hub import HubTwinRegistry
+from shared.errors import Conflict, FormatError, NotFound
+from shared.types import DeviceId
+
+KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
+OUTCOME = {"confidential_packages": {"state": "released", "at": "2030-01-01T00:00:00Z"}}
+
+
+class MemoryHub:
+    def __init__(self):
+        self.registry = MemoryRegistry(page_size=2)
+        self.enrol = self.registry.enrol
+        self.delete = self.registry.delete
+        self.report = self.registry.report
+
+
+class LocalHub:
+    """The local cloud's hub, its devices enrolled by a service that knows nothing of this project."""
+
+    def __init__(self, cloud):
+        self.registry = HubTwinRegistry.connect(cloud.hub_host, cloud.credential)
+        self._cloud = cloud
+        self._service = IoTHubRegistryManager.from_connection_string(cloud.service_connection_string)
+
+    def enrol(self, device_id, *, tags=None, status="enabled"):
+        device, _, module = device_id.partition("/")
+        if module:
+            self._service.create_module_with_sas(device, module, "test", KEY, KEY)
+        else:
+            self._service.create_device_with_sas(device, KEY, KEY, status)
+        if tags:
+            twin = self.registry.read(DeviceId(device_id))
+            self.registry.patch(DeviceId(device_id), {"tags": tags}, etag=twin.etag)
+
+    def delete(self, device_id):
+        self._service.delete_device(device_id)
+
+    def report(self, device_id, patch):
+        connection = f"HostName={self._cloud.device_host};DeviceId={device_id};SharedAccessKey={KEY}"
+        with open(self._cloud.ca_file) as trusted:  # noqa: PTH123 - a plain path from a JSON file
+            device = IoTHubDeviceClient.create_from_connection_string(
+                connection, server_verification_cert=trusted.read()
+            )
+        device.connect()
+        device.patch_twin_reported_properties(patch)
+        device.shutdown()
+
+
+@pytest.fixture(params=["memory", "iot_hub"])
+def hub(request):
+    if request.param == "memory":
+        return MemoryHub()
+    return LocalHub(request.getfixturevalue("live_cloud"))
+
+
+@pytest.fixture
+def registry(hub):
+    return hub.registry
+
+
+@pytest.fixture
+def device(hub):
+    """A device that no other test uses: the hub is shared."""
+    device_id = DeviceId(f"edge-{secrets.token_hex(4)}")
+    hub.enrol(device_id, tags={"class": "gateway"})
+    return device_id
+
+
+def plain(section):
+    return {name: value for name, value in section.items() if not name.startswith("$")}
+
+
+def everybody(registry):
+    return [device_id for page in registry.candidates() for device_id in page]
+
+
+def tagged(registry, size):
+    found, token = [], None
+    while True:
+        page = registry.page(token=token, size=size)
+        assert len(page.twins) <= size
+        found += page.twins
+        token = page.next_token
+        if token is None:
+            return found
+
+
+def test_a_fresh_twin_is_enabled_and_empty_but_for_its_tags(registry, device):
+    twin = registry.read(device)
+    assert (twin.device_id, twin.status, twin.tags) == (device, "enabled", {"class": "gateway"})
+    assert (plain(twin.desired), plain(twin.reported)) == ({}, {})
+
+
+def test_a_patch_merges_tags_and_desired_at_once_and_null_deletes(registry, device):
+    def patch(value):
+        registry.patch(device, value, etag=registry.read(device).etag)
+
+    patch({"properties": {"desired": {"a": {"b": "1", "c": "2"}, "d": 7}}, "tags": OUTCOME})
+    patch({"properties": {"desired": {"a": {"b": None, "e": True}, "d": None}}})
+    patch({"tags": {"confidential_packages": {"state": "denied", "at": None}}})
+    twin = registry.read(device)
+    assert plain(twin.desired) == {"a": {"c": "2", "e": True}}
+    assert twin.tags == {"class": "gateway", "confidential_packages": {"state": "denied"}}
+
+
+def test_the_etag_moves_with_every_write(registry, device):
+    before = registry.read(device).etag
+    registry.patch(device, {"tags": {"x": "1"}}, etag=before)
+    assert registry.read(device).etag != before
+
+
+def test_a_stale_etag_is_a_conflict_and_changes_nothing(registry, device):
+    stale = registry.read(device).etag
+    registry.patch(device, {"tags": {"x": "1"}}, etag=stale)
+    with pytest.raises(Conflict) as caught:
+        registry.patch(device, {"tags": {"x": "2"}}, etag=stale)
+    assert caught.value.code == "twin_conflict"
+    assert registry.read(device).tags["x"] == "1"
+
+
+def test_a_report_is_read_and_does_not_move_the_etag(hub, registry, device):
+    before = registry.read(device)
+    hub.report(device, {"device_public_key": "AAAA"})
+    after = registry.read(device)
+    assert plain(after.reported) == {"device_public_key": "AAAA"}
+    assert after.etag == before.etag
+    assert device in everybody(registry)
+
+
+def test_who_holds_keys_or_a_release_is_a_candidate_and_nobody_else(registry, hub, device):
+    names = [DeviceId(f"{device}-{number}") for number in range(3)]
+    for name in names:
+        hub.enrol(name)
+    for name, desired in zip(
+        names,
+        ({"confidential_package_keys": {"k": "AAAA"}}, {"confidential_package_release": {"v": 2}}, {"x": 1}),
+        strict=True,
+    ):
+        registry.patch(name, {"properties": {"desired": desired}}, etag=registry.read(name).etag)
+    found = everybody(registry)
+    assert [name in found for name in names] == [True, True, False]
+    assert device not in found
+
+
+def test_a_module_is_read_patched_and_found_under_its_device(registry, hub, device):
+    module = DeviceId(f"{device}/agent")
+    hub.enrol(module)
+    twin = registry.read(module)
+    assert (twin.device_id, twin.status) == (module, "enabled")
+    patch = {"properties": {"desired": {"confidential_package_keys": {"k": "AAAA"}}}, "tags": OUTCOME}
+    registry.patch(module, patch, etag=twin.etag)
+    found = everybody(registry)
+    assert (module in found, device in found) == (True, False)
+    assert module in {each.device_id for each in tagged(registry, 100)}
+
+
+def test_a_disabled_device_says_so(registry, hub, device):
+    disabled = DeviceId(f"{device}-off")
+    hub.enrol(disabled, status="disabled")
+    assert registry.read(disabled).status == "disabled"
+
+
+def test_pages_lead_through_all_that_bear_an_outcome(registry, hub, device):
+    names = [DeviceId(f"{device}-{number}") for number in range(5)]
+    for name in names:
+        hub.enrol(name, tags=OUTCOME)
+    found = [twin.device_id for twin in tagged(registry, 2)]
+    assert set(names) <= set(found)
+    assert len(found) == len(set(found))
+    assert device not in found
+
+
+def test_a_token_of_nobody_is_refused(registry):
+    with pytest.raises(FormatError):
+        registry.page(token="nobody's", size=2)
+
+
+@pytest.mark.parametrize("device_id", ["nobody", "nobody/agent"])
+def test_an_unknown_device_is_not_found(registry, device_id):
+    with pytest.raises(NotFound) as caught:
+        registry.read(DeviceId(device_id))
+    assert caught.value.code == "device_not_found"
+    with pytest.raises(NotFound):
+        registry.patch(DeviceId(device_id), {"tags": {"x": "1"}}, etag="AAAAAAAAAAE=")
+
+
+def test_a_deleted_device_is_not_found(registry, hub, device):
+    hub.delete(device)
+    with pytest.raises(NotFound):
+        registry.read(device)
+
+
+def test_ids_may_hold_all_that_the_hub_allows(registry, hub, device):
+    odd = DeviceId(f"{device}:.+%_#*?!(),=@$'")
+    hub.enrol(odd, tags={"x": "1"})
+    assert registry.read(odd).tags == {"x": "1"}
+
+
+def test_desired_beyond_what_the_hub_holds_is_refused_whole(registry, device):
+    section = {f"p{number}": "x" * 4000 for number in range(9)}
+    with pytest.raises(FormatError):
+        registry.patch(device, {"properties": {"desired": section}}, etag=registry.read(device).etag)
+    assert plain(registry.read(device).desired) == {}
+
+
+def test_several_threads_may_use_it(registry, device):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(registry.read(device).status)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == ["enabled"] * 4

@@ -1,0 +1,116 @@
+"""The function app's settings: all problems told together, nothing guessed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from simulators.app import environment
+
+from functions.app import build_app
+from functions.settings import Settings
+from shared.errors import SettingsError
+
+
+def test_defaults_stand_in_for_names_alone(cloud, tmp_path):
+    settings = Settings.from_environment(environment(cloud, tmp_path))
+    assert (settings.kek_name, settings.release_key_name) == ("class-key-kek", "release-signing")
+    assert settings.key_vault_url == "https://vault.test"
+    assert settings.verify_challenge is True
+    assert settings.entra_in_front is False
+
+
+def test_all_problems_are_told_together(cloud, tmp_path):
+    values = environment(
+        cloud,
+        tmp_path,
+        EDB_AUDIENCE="with space",
+        EDB_KEY_VAULT_URL="http://vault.test",
+        EDB_IOT_HUB_HOSTNAME=None,
+        EDB_POLICY_FILE=str(tmp_path / "missing.json"),
+        EDB_KEK_NAME="under_score",
+        EDB_KEY_VAULT_VERIFY_CHALLENGE="maybe",
+        EDB_TYPO="1",
+    )
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(values)
+    told = "\n".join(caught.value.problems)
+    for name in (
+        "EDB_AUDIENCE",
+        "EDB_KEY_VAULT_URL",
+        "EDB_IOT_HUB_HOSTNAME: missing",
+        "EDB_POLICY_FILE: cannot read",
+        "EDB_KEK_NAME",
+        "EDB_KEY_VAULT_VERIFY_CHALLENGE",
+        "EDB_TYPO: unknown setting",
+    ):
+        assert name in told
+    assert len(caught.value.problems) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("EDB_POLICY_FILE", b"{}"), ("EDB_POLICY_FILE", b""), ("EDB_TRUSTED_ROOTS_FILE", b"")],
+)
+def test_a_malformed_file_is_told_under_its_setting(cloud, tmp_path, name, content):
+    values = environment(cloud, tmp_path)
+    Path(values[name]).write_bytes(content)
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_environment(values)
+
+
+def test_the_event_connections_parts_are_known(cloud, tmp_path):
+    values = environment(
+        cloud,
+        tmp_path,
+        EDB_TWIN_EVENTS__fullyQualifiedNamespace="hub.servicebus.windows.net",
+        EDB_TWIN_EVENTS__credential="managedidentity",
+    )
+    assert Settings.from_environment(values).audience == "fleet-a"
+
+
+def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
+    app = build_app(environment(cloud, tmp_path))
+    assert {function.get_function_name() for function in app.get_functions()} == {
+        "ProvisionKey",
+        "ProvisionKeyNamed",
+        "ImportKey",
+        "ImportKeyPublic",
+        "RotateKey",
+        "RevokeKey",
+        "WrapKey",
+        "Keys",
+        "Key",
+        "Devices",
+        "Device",
+        "Health",
+        "DistributeKeyTimer",
+        "DistributeKeyPass",
+        "DistributeKeyPage",
+        "DistributeKeyTwinEvents",
+    }
+
+
+def test_the_root_module_fails_with_the_problems_and_imports_no_sdk_before(cloud, tmp_path):
+    root = Path(__file__).parents[3]
+    code = "import sys, function_app; sys.exit('azure.identity' in sys.modules)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("EDB_")}
+
+    def start(**settings):
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=root,
+            env={**clean, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    good = start(**environment(cloud, tmp_path))
+    assert (good.returncode, good.stderr) == (0, "")
+    bad = start()
+    assert bad.returncode != 0
+    assert "EDB_AUDIENCE: missing; EDB_KEY_VAULT_URL: missing" in bad.stderr
