@@ -1,0 +1,140 @@
+"""The function app on simulators, called as the host calls it: requests, queue messages, events."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import azure.functions as func
+from azure.functions.meta import Datum
+from cryptography.hazmat.primitives.serialization import Encoding
+from simulators.cloud import AUDIENCE, Cloud
+from simulators.fleet import policy_document
+
+from functions.app import build_app
+from functions.services import Services, assemble
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Output(func.Out):
+    """An output binding that keeps what is set."""
+
+    def __init__(self) -> None:
+        self._value = None
+
+    def set(self, val) -> None:
+        self._value = val
+
+    def get(self):
+        return self._value
+
+
+class Reply:
+    """A response, its document read."""
+
+    def __init__(self, response: func.HttpResponse) -> None:
+        self.status = response.status_code
+        self.headers = dict(response.headers)
+        self.body = response.get_body()
+        self.document = json.loads(self.body)
+
+
+def environment(cloud: Cloud, folder: Path, **changes: str | None) -> dict[str, str]:
+    """Return settings as the host gives them, with the files that they name; None leaves one out."""
+    policy = folder / "policy.json"
+    policy.write_text(json.dumps(policy_document(cloud.authority.root_sha256)))
+    roots = folder / "roots.pem"
+    roots.write_bytes(cloud.authority.root.public_bytes(Encoding.PEM))
+    values = {
+        "EDB_AUDIENCE": AUDIENCE,
+        "EDB_KEY_VAULT_URL": "https://vault.test/",
+        "EDB_IOT_HUB_HOSTNAME": "hub.test:8443",
+        "EDB_POLICY_FILE": str(policy),
+        "EDB_TRUSTED_ROOTS_FILE": str(roots),
+        "EDB_DISTRIBUTE_SCHEDULE": "0 */5 * * * *",
+        "EDB_TWIN_EVENTS_HUB": "twin-events",
+        **changes,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class App:
+    """The app; ``queues`` holds what it put on queues and nobody took yet."""
+
+    def __init__(self, cloud: Cloud, folder: Path) -> None:
+        self.cloud = cloud
+        self.queues: dict[str, list[str]] = defaultdict(list)
+        app = build_app(environment(cloud, folder), connect_services=self._connect)
+        self.functions = {function.get_function_name(): function for function in app.get_functions()}
+
+    def request(
+        self, name: str, body: object = None, *, method="POST", headers=None, route=None, params=None
+    ) -> Reply:
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        request = func.HttpRequest(
+            method=method,
+            url=f"https://app.test/api/{name}",
+            headers=headers or {},
+            params=params or {},
+            route_params=route or {},
+            body=data,
+        )
+        return Reply(self._invoke(name, req=request))
+
+    def tick(self) -> None:
+        self._invoke("DistributeKeyTimer", timer=None)
+
+    def message(self, name: str, text: str) -> None:
+        self._invoke(name, message=func.QueueMessage(id="1", body=text.encode()))
+
+    def drain(self) -> None:
+        """Take everything from the queues, as the host would, until they are empty."""
+        takers = {"distribute-passes": "DistributeKeyPass", "distribute-pages": "DistributeKeyPage"}
+        while any(self.queues.values()):
+            for queue, taker in takers.items():
+                pending, self.queues[queue] = self.queues[queue], []
+                for text in pending:
+                    self.message(taker, text)
+
+    def events(self, *events: tuple[dict[str, object], dict[str, object]]) -> None:
+        """Deliver a batch of events, each ``(application properties, body)``."""
+        metadata = {"PropertiesArray": Datum(json.dumps([properties for properties, _ in events]), "json")}
+        batch = [
+            func.EventHubEvent(
+                body=body if isinstance(body, bytes) else json.dumps(body).encode(),
+                trigger_metadata=metadata,
+                enqueued_time=dt.datetime.now(dt.UTC),
+            )
+            for _, body in events
+        ]
+        self._invoke("DistributeKeyTwinEvents", events=batch)
+
+    def _invoke(self, name: str, **arguments):
+        function = self.functions[name]
+        outputs = {
+            binding.name: (Output(), binding.queue_name)
+            for binding in function.get_bindings()
+            if binding.get_binding_name() == "queue"
+        }
+        for argument, (output, _) in outputs.items():
+            arguments[argument] = output
+        result = function.get_user_function()(**arguments)
+        for output, queue in outputs.values():
+            value = output.get()
+            self.queues[queue].extend([value] if isinstance(value, str) else value or [])
+        return result
+
+    def _connect(self, settings) -> Services:
+        cloud = self.cloud
+        return assemble(
+            settings,
+            store=cloud.store,
+            kek=cloud.kek,
+            registry=cloud.registry,
+            signer=cloud.signer,
+            now=lambda: cloud.at,
+        )

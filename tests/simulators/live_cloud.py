@@ -1,0 +1,59 @@
+"""The local cloud as a process, for tests that hold real adapters to a port's contract."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from azure.core.credentials import AccessToken
+
+from local_cloud import tokens
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class LocalIdentity:
+    """The function app's credential, minted with the local cloud's identity key."""
+
+    def __init__(self, key_pem: bytes) -> None:
+        self._key_pem = key_pem
+
+    def get_token(self, *scopes: str, **_options: object) -> AccessToken:
+        audience = scopes[0].removesuffix("/.default")
+        token = tokens.mint(self._key_pem, audience=audience, subject="function-app", lifetime=600)
+        return AccessToken(token, int(time.time()) + 600)
+
+
+class LiveCloud:
+    """A local cloud that runs; ``folder`` is its state.
+
+    Its function app is held still: it would write the twins that the tests write, and win some of the races.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        command = [sys.executable, "-m", "local_cloud.main", "up", "--state", str(folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        line = self._process.stdout.readline()
+        assert line.startswith("ready"), line
+        document = json.loads((folder / "cloud.json").read_text())
+        self.ca_file = document["hub"]["ca_file"]
+        self.service_connection_string = document["hub"]["service_connection_string"]
+        self.hub_host = self.service_connection_string.removeprefix("HostName=").partition(";")[0]
+        self.device_host = document["hub"]["host"]
+        self.vault_url = document["vault"]["url"]
+        self._functions_host = int((folder / "run" / "functions-host.pid").read_text())
+        os.kill(self._functions_host, signal.SIGSTOP)
+        self.credential = LocalIdentity((folder / "identity.key").read_bytes())
+
+    def close(self) -> None:
+        os.kill(self._functions_host, signal.SIGCONT)
+        self._process.terminate()
+        self._process.wait(timeout=30)
+        self._process.stdout.close()
