@@ -1,0 +1,138 @@
+// The whole deployment in one resource group: what the function app needs, and nobody's secret.
+// Every connection is made by a managed identity; shared keys are off wherever the service lets them be.
+targetScope = 'resourceGroup'
+
+@description('Where everything is deployed.')
+param location string = resourceGroup().location
+
+@description('Begins every name: lower-case letters and digits, a letter first.')
+@minLength(2)
+@maxLength(10)
+param prefix string = 'edb'
+
+@description('The deployment\'s id. It is pinned in every CPM and stated in every key release.')
+@minLength(1)
+@maxLength(64)
+param audience string
+
+@description('How often every device is looked at, beside the twin events: NCRONTAB with seconds.')
+param distributeSchedule string = '0 */5 * * * *'
+
+@description('Size of the IoT Hub; S1 takes 50 twin updates a second and 400,000 messages a day and unit.')
+@allowed(['S1', 'S2', 'S3'])
+param iotHubSku string = 'S1'
+
+@minValue(1)
+@maxValue(200)
+param iotHubUnits int = 1
+
+@description('Most instances of the function app.')
+@minValue(40)
+@maxValue(1000)
+param maximumInstanceCount int = 40
+
+param tags object = {}
+
+var suffix = uniqueString(resourceGroup().id)
+var name = '${prefix}-${suffix}'
+
+module identity 'modules/identity.bicep' = {
+  name: 'identity'
+  params: {
+    location: location
+    name: name
+    tags: tags
+  }
+}
+
+module monitoring 'modules/monitoring.bicep' = {
+  name: 'monitoring'
+  params: {
+    location: location
+    name: name
+    tags: tags
+    functionPrincipalId: identity.outputs.functionPrincipalId
+  }
+}
+
+module keyVault 'modules/key-vault.bicep' = {
+  name: 'key-vault'
+  params: {
+    location: location
+    name: take('${prefix}${suffix}', 24)
+    tags: tags
+    functionPrincipalId: identity.outputs.functionPrincipalId
+    workspaceId: monitoring.outputs.workspaceId
+  }
+}
+
+module storage 'modules/storage.bicep' = {
+  name: 'storage'
+  params: {
+    location: location
+    name: take('${prefix}${suffix}', 24)
+    tags: tags
+    functionPrincipalId: identity.outputs.functionPrincipalId
+  }
+}
+
+module eventHubs 'modules/event-hubs.bicep' = {
+  name: 'event-hubs'
+  params: {
+    location: location
+    name: name
+    tags: tags
+    functionPrincipalId: identity.outputs.functionPrincipalId
+    hubPrincipalId: identity.outputs.hubPrincipalId
+  }
+}
+
+module iotHub 'modules/iot-hub.bicep' = {
+  name: 'iot-hub'
+  params: {
+    location: location
+    name: name
+    tags: tags
+    sku: iotHubSku
+    units: iotHubUnits
+    hubIdentityId: identity.outputs.hubIdentityId
+    functionPrincipalId: identity.outputs.functionPrincipalId
+    twinEventsEndpointUri: eventHubs.outputs.endpointUri
+    twinEventsHub: eventHubs.outputs.twinEventsHub
+  }
+}
+
+module functionApp 'modules/function-app.bicep' = {
+  name: 'function-app'
+  params: {
+    location: location
+    name: name
+    tags: tags
+    identityId: identity.outputs.functionIdentityId
+    identityClientId: identity.outputs.functionClientId
+    storageAccountName: storage.outputs.accountName
+    packageContainerUri: storage.outputs.packageContainerUri
+    insightsConnectionString: monitoring.outputs.insightsConnectionString
+    twinEventsNamespace: eventHubs.outputs.namespaceHost
+    maximumInstanceCount: maximumInstanceCount
+    appSettings: {
+      EDB_AUDIENCE: audience
+      EDB_KEY_VAULT_URL: keyVault.outputs.vaultUri
+      EDB_KEK_NAME: keyVault.outputs.kekName
+      EDB_RELEASE_KEY_NAME: keyVault.outputs.releaseKeyName
+      EDB_IOT_HUB_HOSTNAME: iotHub.outputs.hostName
+      EDB_POLICY_FILE: '/home/site/wwwroot/policy.json'
+      EDB_TRUSTED_ROOTS_FILE: '/home/site/wwwroot/trusted-roots.pem'
+      EDB_DISTRIBUTE_SCHEDULE: distributeSchedule
+      EDB_TWIN_EVENTS_HUB: eventHubs.outputs.twinEventsHub
+    }
+  }
+}
+
+output functionAppName string = functionApp.outputs.name
+output functionAppUrl string = functionApp.outputs.url
+output iotHubHostName string = iotHub.outputs.hostName
+output keyVaultUrl string = keyVault.outputs.vaultUri
+
+@description('Its public half is pinned in every CPM: az keyvault key download.')
+output releaseKeyName string = keyVault.outputs.releaseKeyName

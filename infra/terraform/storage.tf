@@ -1,0 +1,47 @@
+# The function app's storage: its package, the host's leases and checkpoints, and the two work queues.
+
+resource "azurerm_storage_account" "main" {
+  name                             = local.compact
+  resource_group_name              = azurerm_resource_group.main.name
+  location                         = azurerm_resource_group.main.location
+  account_tier                     = "Standard"
+  account_replication_type         = "ZRS"
+  account_kind                     = "StorageV2"
+  shared_access_key_enabled        = false
+  default_to_oauth_authentication  = true
+  allow_nested_items_to_be_public  = false
+  cross_tenant_replication_enabled = false
+  https_traffic_only_enabled       = true
+  min_tls_version                  = "TLS1_2"
+  tags                             = var.tags
+}
+
+resource "azurerm_storage_container" "package" {
+  name                  = "app-package"
+  storage_account_id    = azurerm_storage_account.main.id
+  container_access_type = "private"
+}
+
+resource "azurerm_storage_queue" "passes" {
+  name               = "distribute-passes"
+  storage_account_id = azurerm_storage_account.main.id
+}
+
+resource "azurerm_storage_queue" "pages" {
+  name               = "distribute-pages"
+  storage_account_id = azurerm_storage_account.main.id
+}
+
+resource "azurerm_role_assignment" "function_owns_blobs" {
+  scope                = azurerm_storage_account.main.id
+  role_definition_name = "Storage Blob Data Owner"
+  principal_id         = azurerm_user_assigned_identity.function.principal_id
+  principal_type       = "ServicePrincipal"
+}
+
+resource "azurerm_role_assignment" "function_uses_queues" {
+  scope                = azurerm_storage_account.main.id
+  role_definition_name = "Storage Queue Data Contributor"
+  principal_id         = azurerm_user_assigned_identity.function.principal_id
+  principal_type       = "ServicePrincipal"
+}
