@@ -466,11 +466,15 @@ def test_idle_clients_give_way_to_new_ones(cpm):
 
     assert cpm.call("ping")["contract"] == 1
 
-    with pytest.raises(TransportError):
-        connections[0].call("ping")
-    assert connections[-1].call("ping")["contract"] == 1
+    # Which of them was idle longest is a matter of the CPM's threads; that it was one, and one only, is not.
+    closed = 0
     for connection in connections:
+        try:
+            assert connection.call("ping")["contract"] == 1
+        except TransportError:
+            closed += 1
         connection.close()
+    assert closed == 1
 
 
 def test_log_tells_each_operation_and_no_argument(cpm):
