@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -168,6 +170,15 @@ def test_kept_devices_answer_until_they_are_stopped(kept):
     assert demo("--stop", "--state", state).returncode == 0
 
 
+def pid_in(file):
+    """The process id in a file, which is written once its process has started."""
+    deadline = time.monotonic() + 30
+    while not (file.exists() and file.read_text().endswith("\n")):
+        assert time.monotonic() < deadline, f"{file} was not written"
+        threading.Event().wait(0.01)
+    return int(file.read_text())
+
+
 def test_killed_processes_come_back_and_the_story_ends_the_same(tmp_path):
     state, report = tmp_path / "state", tmp_path / "report.json"
     victims = {
@@ -181,7 +192,7 @@ def test_killed_processes_come_back_and_the_story_ends_the_same(tmp_path):
         for line in running.stdout:
             told.append(line)
             for moment in [moment for moment in victims if moment in line]:
-                pid = int(victims.pop(moment).read_text())
+                pid = pid_in(victims.pop(moment))
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
     transcript = "".join(told)
