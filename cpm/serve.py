@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from importlib import metadata
@@ -17,6 +18,8 @@ from cpm.service import Service
 from cpm.state_file import LockedFolder, StateFile
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cpm.settings import ServeSettings
 
 PACKAGES_FOLDER = "packages"
@@ -35,15 +38,26 @@ def serve(settings: ServeSettings) -> None:
         service = _assemble(settings, folder)
         listener = listen(settings.socket)
         server = Server(listener=listener, service=service, allowed_uids=settings.allowed_uids)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: server.stop())
         try:
-            print(f"ready {settings.socket}", flush=True)  # noqa: T201 - whoever started us waits for it
-            log.info("ready", extra={"device_id": settings.device_id})
-            server.serve()
+            with contextlib.closing(server), _stopped_by_signals(server):
+                print(f"ready {settings.socket}", flush=True)  # noqa: T201 - whoever started us waits for it
+                log.info("ready", extra={"device_id": settings.device_id})
+                server.serve()
         finally:
             unlisten(listener, settings.socket)
     log.info("stopped")
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: Server) -> Iterator[None]:
+    """Let the interpreter itself wake the server: a handler in Python may have to wait for the next event."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    signal.set_wakeup_fd(server.wake_fd, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
 
 
 def _assemble(settings: ServeSettings, folder: LockedFolder) -> Service:

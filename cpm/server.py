@@ -74,8 +74,13 @@ class Server:
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         threading.stack_size(_STACK_BYTES)
 
+    @property
+    def wake_fd(self) -> int:
+        """The descriptor that ends :meth:`serve` when anything is written to it; never blocks."""
+        return self._wake_write
+
     def stop(self) -> None:
-        """End :meth:`serve` soon; may be called from a signal handler, and more than once."""
+        """End :meth:`serve` soon; from any thread, and more than once."""
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"\0")
 
@@ -86,7 +91,12 @@ class Server:
             selector.register(self._wake_read, selectors.EVENT_READ)
             while not any(key.fd == self._wake_read for key, _ in selector.select()):
                 self._accept()
-        self._close()
+        self._end_connections()
+
+    def close(self) -> None:
+        """Free :attr:`wake_fd`; the last thing that is done with a server."""
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
     def _accept(self) -> None:
         try:
@@ -157,7 +167,7 @@ class Server:
                 },
             )
 
-    def _close(self) -> None:
+    def _end_connections(self) -> None:
         self._listener.close()
         with self._lock:
             remaining = list(self._connections.values())
@@ -166,8 +176,6 @@ class Server:
         deadline = time.monotonic() + STOP_SECONDS
         for connection in remaining:
             connection.join(max(0.0, deadline - time.monotonic()))
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
 
 class _Connection:

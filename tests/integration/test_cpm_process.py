@@ -1,5 +1,6 @@
 """The CPM as a process: its socket, its clients good and bad, and what is left when it is killed."""
 
+import ctypes
 import json
 import os
 import select
@@ -260,6 +261,16 @@ def test_stopping_ends_workloads_and_idle_clients(cpm):
     assert client.returncode != 0
     with pytest.raises(TransportError):
         idle.call("ping")
+
+
+def test_signal_that_another_thread_takes_stops_it_too(cpm):
+    with cpm.connect() as client:
+        client.call("ping")
+        pid = cpm.process.pid
+        (thread,) = {int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()} - {pid}
+        ctypes.CDLL(None).tgkill(pid, thread, signal.SIGTERM)
+        assert cpm.process.wait(SECONDS) == 0
+        cpm.process.stdout.close()
 
 
 def test_interrupted_client_ends_its_workload(cpm):

@@ -23,6 +23,7 @@ def path(device, tmp_path):
     yield path
     server.stop()
     thread.join()
+    server.close()
     unlisten(listener, path)
 
 
