@@ -215,10 +215,11 @@ class ClassKeys:
         rewrapped = remaining = 0
         for key_name, version in _in_use(states):
             try:
-                if self._kid(key_name, version) == kek.kid:
+                text = self._store.read(key_name, version)
+                if _parse(text, key_name, version).kid == kek.kid:
                     continue
                 if rewrapped < limit:
-                    self._rewrap(key_name, version, kek)
+                    self._rewrap(text, key_name, version, kek)
                     rewrapped += 1
                     continue
             except (Conflict, KeyUnavailable, NotFound, VerificationError) as error:
@@ -297,11 +298,8 @@ class ClassKeys:
         cek = self._kek.unwrap(envelope.kid, envelope.encrypted_cek)
         return open_envelope(envelope, cek, name=name, version=version)
 
-    def _kid(self, name: KeyName, version: int) -> str:
-        return _parse(self._store.read(name, version), name, version).kid
-
-    def _rewrap(self, name: KeyName, version: int, kek: Kek) -> None:
-        key = self._unseal(name, version)
+    def _rewrap(self, old: str, name: KeyName, version: int, kek: Kek) -> None:
+        key = self._open_text(old, name, version)
         text = seal_envelope(key, kek=kek, name=name, version=version)
         # What is stored is what will be read: that the vault opens it is seen before, not after.
         if not hmac.compare_digest(self._open_text(text, name, version).reveal(), key.reveal()):
