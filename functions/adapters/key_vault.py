@@ -217,7 +217,7 @@ def check_release_key(key: KeyVaultKey) -> None:
     Raises:
         KeyUnavailable: ``key_unfit``.
     """
-    curve = getattr(key.key, "crv", None)
+    curve = _text(getattr(key.key, "crv", None))
     operations = _operations(key)
     signs_alone = "sign" in operations and operations <= RELEASE_OPERATIONS
     if _kind(key) != KeyType.ec_hsm.value or curve != "P-256" or not signs_alone:
@@ -234,11 +234,16 @@ def _unfit(what: str, key: KeyVaultKey, expected: str, found: str) -> KeyUnavail
 
 
 def _kind(key: KeyVaultKey) -> str:
-    return str(getattr(key.key_type, "value", key.key_type))
+    return _text(key.key_type)
 
 
 def _operations(key: KeyVaultKey) -> frozenset[str]:
-    return frozenset(str(getattr(operation, "value", operation)) for operation in key.key_operations or ())
+    return frozenset(map(_text, key.key_operations or ()))
+
+
+def _text(value: object) -> str:
+    """Return the text of what the SDK gives as text or, where it knows the word, as a member of an enum."""
+    return str(getattr(value, "value", value))
 
 
 def _rsa_public_key(key: JsonWebKey, key_id: str) -> rsa.RSAPublicKey:
