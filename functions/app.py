@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
-from functions import distribute_key, fleet, health, provision_key, wrap_key
+from functions import distribute_key, fleet, health, key_lifecycle, provision_key, wrap_key
 from functions.services import connect
 from functions.settings import Settings
 
@@ -37,7 +37,7 @@ def build_app(
     services = _Once(lambda: connect_services(settings))
     app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
     app.register_functions(health.blueprint(settings))
-    for contract in (provision_key, wrap_key, distribute_key, fleet):
+    for contract in (provision_key, key_lifecycle, wrap_key, distribute_key, fleet):
         app.register_functions(contract.blueprint(services))
     return app
 

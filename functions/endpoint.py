@@ -43,6 +43,9 @@ _STATUSES: tuple[tuple[type[EdbError], HTTPStatus], ...] = (
 )
 _STATUS_OF_CODE = {
     "body_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "key_disabled": HTTPStatus.FORBIDDEN,
+    "key_expired": HTTPStatus.FORBIDDEN,
+    "key_not_yet_valid": HTTPStatus.FORBIDDEN,
     "key_revoked": HTTPStatus.FORBIDDEN,
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
 }

@@ -10,7 +10,7 @@ import azure.functions as func
 from functions.audit import AuditRecord, write_record
 from functions.endpoint import Answer, respond
 from shared.certificates import build_name_of, leaf_public_key
-from shared.errors import EdbError, FormatError, KeyUnavailable, NotFound, PolicyDenied
+from shared.errors import EdbError, FormatError, PolicyDenied
 from shared.keys.wrapping import WrapContext, algorithms_for, wrap_key
 from shared.policy.claims import certificate_claims
 from shared.policy.document import Operation
@@ -135,21 +135,13 @@ def _request_claims(asked: WrapRequest) -> dict[str, object]:
 
 
 def _wrap(services: Services, asked: WrapRequest, grant: _Grant) -> WrapAnswer:
-    """Wrap the version asked for, or the newest.
+    """Wrap the version asked for, or the current one.
 
     Raises:
         NotFound: ``key_not_found``, there is no such class key or version.
-        KeyUnavailable: ``key_revoked``.
+        KeyUnavailable: ``key_revoked`` and the other codes of :meth:`ClassKeys.choose`.
     """
-    state = services.class_keys.state(asked.key_name)
-    version = state.latest if asked.key_version is None else asked.key_version
-    if version < state.floor:
-        raise KeyUnavailable(
-            f"class key {asked.key_name} version {version} is revoked; {state.floor} is the lowest left",
-            code="key_revoked",
-        )
-    if version > state.latest:
-        raise NotFound(f"class key {asked.key_name} has no version {version}", code="key_not_found")
+    version = services.class_keys.choose(asked.key_name, asked.key_version)
     context = WrapContext(
         audience=services.audience, device_id=grant.caller, name=asked.key_name, version=version
     )

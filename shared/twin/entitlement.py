@@ -189,9 +189,9 @@ def _ask_policy(
             if algorithm is not None:
                 if state.floor > 1:
                     floors[name] = state.floor
-                if state.is_live:
+                if state.current is not None:
                     keys[name] = Entitlement(
-                        version=state.latest,
+                        version=state.current,
                         algorithm=algorithm,
                         key_bytes=state.key_bytes,
                         rule_id=answer.rule_id,

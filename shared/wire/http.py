@@ -133,6 +133,44 @@ class RevokeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRequest:
+    """``POST /api/DeleteKey`` and ``POST /api/RecoverKey``: a class key as a whole."""
+
+    key_name: KeyName
+
+    @classmethod
+    def parse(cls, body: bytes) -> KeyRequest:
+        """Read the body.
+
+        Raises:
+            FormatError: As for :meth:`ProvisionRequest.parse`.
+        """
+        fields = Fields(body)
+        name = fields.need("key_name", read.name)
+        fields.finish()
+        return cls(key_name=present(name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewrapRequest:
+    """``POST /api/RewrapEnvelopes``: seal envelopes anew, of one class key or, if it is None, of all."""
+
+    key_name: KeyName | None
+
+    @classmethod
+    def parse(cls, body: bytes) -> RewrapRequest:
+        """Read the body; it may be empty.
+
+        Raises:
+            FormatError: As for :meth:`ProvisionRequest.parse`.
+        """
+        fields = Fields(body)
+        name = fields.read("key_name", read.name, None)
+        fields.finish()
+        return cls(key_name=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WrapRequest:
     """``POST /api/WrapKey``: wrap a class key for the caller's public key.
 

@@ -63,12 +63,12 @@ def environment(cloud: Cloud, folder: Path, **changes: str | None) -> dict[str, 
 
 
 class App:
-    """The app; ``queues`` holds what it put on queues and nobody took yet."""
+    """The app, with settings changed; ``queues`` holds what it put on queues and nobody took yet."""
 
-    def __init__(self, cloud: Cloud, folder: Path) -> None:
+    def __init__(self, cloud: Cloud, folder: Path, **changes: str) -> None:
         self.cloud = cloud
         self.queues: dict[str, list[str]] = defaultdict(list)
-        app = build_app(environment(cloud, folder), connect_services=self._connect)
+        app = build_app(environment(cloud, folder, **changes), connect_services=self._connect)
         self.functions = {function.get_function_name(): function for function in app.get_functions()}
 
     def request(
