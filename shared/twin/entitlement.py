@@ -132,7 +132,7 @@ def assess(
     except FormatError as error:
         return _denied("report_malformed", str(error), public_key=public_key)
     try:
-        claims, certificate_fault = _verified_claims(twin, public_key, trust, at)
+        claims, certificate_fault = verified_claims(twin, public_key, trust, at)
     except FormatError as error:
         return _denied("certificate_malformed", str(error), public_key=public_key, status=status)
     answer = _ask_policy(class_keys, policy, claims, at=at, public_key=public_key, status=status)
@@ -151,7 +151,7 @@ def _denied(
     return Applicant(public_key=public_key, status=status, verdict=denial)
 
 
-def _verified_claims(
+def verified_claims(
     twin: Twin, public_key: PublicKey, trust: TrustStore, at: datetime
 ) -> tuple[dict[str, object], Denial | None]:
     """Return the claims that hold, and what is wrong with the certificate if its claims are absent.
