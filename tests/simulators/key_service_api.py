@@ -240,12 +240,9 @@ def _page(entries, query, member):
 
 
 def _fits(device, query):
-    held = (device["released"] or {}).get("keys", {})
-    return (
-        query.get("state") in (None, device["state"])
-        and query.get("reason") in (None, device["reason"])
-        and ("key" not in query or query["key"] in held)
-    )
+    if "key" in query and query["key"] not in (device["released"] or {}).get("keys", {}):
+        return False
+    return all(query.get(name) in (None, device.get(name)) for name in ("state", "reason"))
 
 
 def device(device_id, *, state="released", reason=None, released=None, reported=None, stale=False):
