@@ -44,7 +44,7 @@ class Goal:
 
     Attributes:
         key_name: The class key.
-        version: The version that they are to hold, or None if the class key is revoked as a whole.
+        version: The version that they are to hold, or None if all are revoked or expired.
         floor: The lowest version that they may still hold; 1 if none was revoked.
     """
 
@@ -55,8 +55,7 @@ class Goal:
     @classmethod
     def of(cls, key: ClassKey) -> Goal:
         """Return what devices are to come to now."""
-        live = key.version >= key.floor
-        return cls(key_name=key.name, version=key.version if live else None, floor=key.floor)
+        return cls(key_name=key.name, version=key.current, floor=key.floor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,7 @@ class ClassKey:
         floor: Lowest version that is not revoked; above ``version`` if all are.
         algorithm: What it is for.
         strength: In bits, as told.
-        versions: As far as told, in order.
+        versions: As far as told.
     """
 
     name: str
@@ -133,9 +133,18 @@ class ClassKey:
         )
 
     @property
+    def current(self) -> int | None:
+        """The version that devices are given: the newest active one; None if there is none."""
+        if not self.versions:
+            return self.version if self.version >= self.floor else None
+        return max((each.version for each in self.versions if each.state == "active"), default=None)
+
+    @property
     def state(self) -> str:
-        """``live``, or ``revoked`` if no version is left."""
-        return "live" if self.version >= self.floor else "revoked"
+        """``live``; ``revoked`` if every version is; ``unusable`` if none is active for other reasons."""
+        if self.current is not None:
+            return "live"
+        return "revoked" if self.version < self.floor else "unusable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ def wait_for_devices(service: KeyService, name: KeyName, options: argparse.Names
 
 def look(service: KeyService, goal: Goal) -> Progress:
     """Ask how far the devices are."""
-    # A class key that is revoked as a whole stands in no release any more: then all devices are asked for.
+    # A class key without a version to hold stands in no release any more: then all devices are asked for.
     key = goal.key_name if goal.version is not None else None
     return progress_of(goal, (Device.read(entry) for entry in service.devices(key=key)))
 
@@ -206,5 +206,5 @@ def _finish(goal: Goal, progress: Progress, *, as_json: bool, timeout: float) ->
 
 def _goal_text(goal: Goal) -> str:
     if goal.version is None:
-        return f"{goal.key_name} revoked"
+        return f"{goal.key_name} withdrawn"
     return f"{goal.key_name} version {goal.version}"

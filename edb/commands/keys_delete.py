@@ -35,5 +35,6 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json(answer)
     else:
-        print_line(f"{name}: deleted; `edb keys recover {name}` brings it back while the vault keeps it")
+        until = answer.get("recoverable_until") or "the vault lets it go"
+        print_line(f"{name}: deleted; `edb keys recover {name}` brings it back until {until}")
     return DONE

@@ -164,7 +164,10 @@ def test_a_service_that_is_busy_is_asked_again_when_it_says(api, call):
 def test_delete_and_recover(api, call):
     api.add_key("app")
 
-    assert call("keys", "delete", "app", "--yes").returncode == 0
+    deleted = call("keys", "delete", "app", "--yes")
+
+    assert deleted.returncode == 0, deleted.stderr
+    assert deleted.stdout.endswith("brings it back until 2030-03-01T00:00:00Z\n")
     assert api.keys == {}
     assert call("keys", "recover", "app").stdout == "app: recovered\n"
     assert "app" in api.keys

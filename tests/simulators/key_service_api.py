@@ -206,7 +206,7 @@ class KeyServiceApi:
             case "DeleteKey":
                 self.deleted[name] = self._key(name)
                 del self.keys[name]
-                return 200, {"key_name": name}
+                return 200, {"key_name": name, "recoverable_until": "2030-03-01T00:00:00Z"}
             case "RecoverKey":
                 if name not in self.deleted:
                     raise Refused(404, "key_not_found", f"no deleted class key {name}")

@@ -4,7 +4,7 @@ import pytest
 from simulators.key_service_api import device
 
 from edb.acknowledgement import Goal, Stage, progress_of
-from edb.answers import Device
+from edb.answers import ClassKey, Device
 from edb.waiting import watch
 from shared.errors import TransportError
 
@@ -65,6 +65,24 @@ def test_it_is_complete_when_all_have_acknowledged_and_when_it_concerns_nobody()
     assert progress_of(ROTATED, []).is_complete
     assert progress_of(ROTATED, [Device.read(done)]).is_complete
     assert not progress_of(ROTATED, [Device.read(done), Device.read(waiting)]).is_complete
+
+
+@pytest.mark.parametrize(
+    ("states", "current", "state"),
+    [
+        ({}, 3, "live"),
+        ({1: "revoked", 2: "active", 3: "disabled"}, 2, "live"),
+        ({1: "revoked", 2: "expired", 3: "not_yet_valid"}, None, "unusable"),
+    ],
+)
+def test_devices_are_to_come_to_the_newest_active_version(states, current, state):
+    versions = [{"version": number, "state": each} for number, each in states.items()]
+    told = {"key_name": "app", "version": 3, "floor": 2, "algorithm": "aes-gcm", "strength": 256}
+
+    key = ClassKey.read(told | {"versions": versions})
+
+    assert Goal.of(key) == Goal(key_name="app", version=current, floor=2)
+    assert key.state == state
 
 
 class Clock:
