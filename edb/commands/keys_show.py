@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edb.acknowledgement import Goal, progress_of
-from edb.answers import ClassKey, Device
+from edb.acknowledgement import Goal, Progress
+from edb.answers import ClassKey
 from edb.key_service import key_service
 from edb.options import add_connection, add_json, add_key_name, add_waiting
 from edb.output import print_table
-from edb.waiting import wait_for_devices
+from edb.waiting import look, wait_for_devices
 from shared.command_line.output import DONE, print_fields, print_json, print_line
 
 if TYPE_CHECKING:
@@ -36,9 +36,8 @@ def run(options: argparse.Namespace) -> int:
         if options.wait:
             return wait_for_devices(service, options.key_name, options)
         document = service.key(options.key_name)
-        devices = list(service.devices(key=options.key_name)) if options.devices else []
-    key = ClassKey.read(document)
-    progress = progress_of(Goal.of(key), map(Device.read, devices))
+        key = ClassKey.read(document)
+        progress = look(service, Goal.of(key)) if options.devices else Progress({})
     if options.json:
         stages = {
             name: {"stage": each.stage.value, "version": each.version, "detail": each.detail}

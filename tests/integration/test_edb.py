@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -826,3 +828,81 @@ def test_the_policy_of_the_local_cloud_explains_a_device_that_was_enrolled(cloud
 
     assert explained.returncode == 0, explained.stdout + explained.stderr
     assert "allowed by rule" in explained.stdout
+
+
+@pytest.fixture
+def fielded(cloud, tmp_path):
+    """A device that runs: a CPM and an agent, enrolled in the local cloud."""
+    state, folder = cloud.parent, Path(tempfile.mkdtemp(dir="/tmp"))  # a socket's path has to be short
+    description = json.loads(cloud.read_text())
+    socket = folder / "cpm.sock"
+    (tmp_path / "release.pem").write_text(description["release_keys"][-1])
+    log = (tmp_path / "device.log").open("wb")
+    command = [EDB.with_name("cpm"), "serve", "--state", tmp_path / "cpm", "--socket", socket]
+    command += ["--trust", state / "fleet-ca.pem", "--audience", description["audience"]]
+    command += ["--device-id", "edge-11", "--release-key", tmp_path / "release.pem"]
+    processes = [subprocess.Popen(command, stdout=log, stderr=log)]
+    deadline = time.monotonic() + 60
+    while not socket.exists():
+        assert time.monotonic() < deadline, (tmp_path / "device.log").read_text()
+        time.sleep(0.05)
+    key = subprocess.run(
+        [EDB.with_name("cpk-tool"), "pub-key", "--format", "pem", "--socket", socket],
+        capture_output=True,
+        check=True,
+    )
+    (tmp_path / "device.pem").write_bytes(key.stdout)
+    enrol = [sys.executable, "-m", "local_cloud.main", "enrol", "edge-11", "--tag", "class=gateway"]
+    enrol += ["--public-key", tmp_path / "device.pem", "--out", tmp_path / "enrolled", "--state", state]
+    subprocess.run(enrol, capture_output=True, check=True)
+    settings = {
+        "connection_string_file": tmp_path / "enrolled" / "connection-string",
+        "ca_file": description["hub"]["ca_file"],
+        "certificate_file": tmp_path / "enrolled" / "certificate.pem",
+        "cpm_socket": socket,
+        "state_dir": tmp_path / "agent",
+    }
+    config = tmp_path / "agent.toml"
+    config.write_text("".join(f"{name} = {json.dumps(str(value))}\n" for name, value in settings.items()))
+    agent = [EDB.with_name("device-agent"), "run", "--config", config]
+    processes.append(subprocess.Popen(agent, stdout=log, stderr=log))
+    yield "edge-11"
+    for process in reversed(processes):
+        process.terminate()
+        process.wait(timeout=60)
+    log.close()
+    shutil.rmtree(folder)
+
+
+@pytest.mark.timeout(400)
+def test_a_real_device_acknowledges_a_rotation_and_a_revocation(live, fielded, eventually):
+    assert live("keys", "provision", "fielded_app").returncode == 0
+
+    def installed():
+        shown = live("devices", "show", fielded, "--json")
+        if shown.returncode != 0:
+            return False
+        reported = json.loads(shown.stdout)["reported"] or {"keys": {}}
+        return reported["keys"].get("fielded_app", {}).get("state") == "installed"
+
+    eventually(installed, seconds=120, what="the first version on the device")
+    rotated = live("keys", "rotate", "fielded_app", "--wait", "--timeout", "120", "--json", seconds=200)
+    revoked = live(
+        *("keys", "revoke", "fielded_app", "--version", "2", "--yes", "--wait", "--timeout", "120", "--json"),
+        seconds=200,
+    )
+    shown = live("keys", "show", "fielded_app", "--devices")
+
+    assert rotated.returncode == 0, rotated.stdout + rotated.stderr
+    events = [json.loads(line) for line in rotated.stdout.splitlines()]
+    assert events[-1] == {"event": "done", "key_name": "fielded_app", "acknowledged": 1, "devices": 1}
+    assert events[-2] == {
+        "event": "device",
+        "device_id": fielded,
+        "stage": "acknowledged",
+        "version": 2,
+        "detail": None,
+    }
+    assert revoked.returncode == 0, revoked.stdout + revoked.stderr
+    assert json.loads(revoked.stdout.splitlines()[-1])["acknowledged"] == 1
+    assert "revoked" in shown.stdout
