@@ -11,7 +11,7 @@ from urllib.parse import quote
 from edb.answers import Fields
 from edb.https import Again, HttpsClient, idempotency_key
 from edb.settings import connection_from
-from shared.errors import FormatError, NotFound
+from shared.errors import FormatError, NotFound, TransportError
 
 if TYPE_CHECKING:
     import argparse
@@ -123,7 +123,10 @@ class KeyService:
 
     def policy(self) -> PolicyInForce:
         """Return the policy that is in force."""
-        answer = self._client.call("GET", "/api/policy", again=Again.ALWAYS)
+        return self._policy(again=Again.ALWAYS)
+
+    def _policy(self, *, again: Again) -> PolicyInForce:
+        answer = self._client.call("GET", "/api/policy", again=again)
         told = {name: answer.headers.get(name) for name in ("etag", "x-policy-serial", "x-policy-sha256")}
         for name, value in told.items():
             if not value:
@@ -132,15 +135,19 @@ class KeyService:
         return PolicyInForce(body=answer.body, etag=etag, serial=serial, sha256=sha256)
 
     def policy_etag(self) -> str | None:
-        """Return the ETag of the policy that is in force, or None if there is none yet."""
+        """Return the ETag of the policy that is in force, or None if none is: then any may follow."""
         try:
-            return self.policy().etag
+            return self._policy(again=Again.NEVER).etag
         except NotFound:
             return None
+        except TransportError as error:
+            if error.code == "policy_unavailable":  # it ended, or was out of reach for too long
+                return None
+            raise
 
     def publish_policy(self, body: bytes, *, etag: str | None) -> Document:
-        """Put a policy into force in the place of the one with this ETag, or of none."""
-        condition = {"If-None-Match": "*"} if etag is None else {"If-Match": etag}
+        """Put a policy into force, in the place of the one with this ETag if one is given."""
+        condition = {} if etag is None else {"If-Match": etag}
         answer = self._client.call("PUT", "/api/policy", again=Again.UNSENT, body=body, headers=condition)
         return answer.document("answer")
 

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 2.0
 """Between two questions with ``--follow``."""
 
-_COLUMNS = ("event", "outcome", "key_name", "key_version", "device_id", "rule", "reason")
+_COLUMNS = {
+    "time": "time",
+    "event": "event",
+    "outcome": "outcome",
+    "caller": "caller",
+    "key_name": "key",
+    "key_version": "version",
+    "device_id": "device",
+    "rule": "rule",
+    "reason": "reason",
+}
+"""A record's members that are shown, with the heads of their columns."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +100,7 @@ def _show(entries: Iterable[Entry], *, as_json: bool) -> None:
             _line(entry, as_json=True)
     else:
         rows = [(entry.seq, *_cells(entry)) for entry in entries]
-        print_table(("seq", *_COLUMNS), rows, empty="there is no audit record")
+        print_table(("seq", *_COLUMNS.values()), rows, empty="there is no audit record")
     sys.stdout.flush()
 
 

@@ -279,15 +279,18 @@ def test_an_entra_token_is_shown_beside_the_function_key(api, call):
     assert headers["authorization"] not in done.stdout + done.stderr
 
 
-def test_health_is_ready_or_a_failure(api, call):
-    assert call("health").stdout == "simulated: up and ready\n"
-    api.refusals.append(Refused(503, "unavailable", "vault"))
+def test_a_service_that_is_up_and_not_ready_is_a_failure(api, call):
+    ready = call("health")
+    api.ready = False
+    api.requests.clear()
+    unready = call("health", "--json")
+    live = call("health", "--live")
 
-    down = call("health", "--live")
-
-    # The first refusal is made up for by asking again.
-    assert down.returncode == 0
-    assert down.stdout == "simulated: up\n"
+    assert (ready.returncode, ready.stdout) == (0, "simulated: up and ready\n")
+    assert unready.returncode == 1
+    assert json.loads(unready.stdout)["code"] == "not_ready"
+    assert (live.returncode, live.stdout) == (0, "simulated: up\n")
+    assert [path for _, path, _ in api.requests] == ["/api/health", "/api/health/ready", "/api/health"]
 
 
 # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -662,9 +665,9 @@ def test_the_last_records_are_shown(audited, call):
     shown = call("audit", "tail", "-n", "2")
     lines = call("audit", "tail", "--after", "3", "--json").stdout.splitlines()
 
-    assert [line.split()[:4] for line in shown.stdout.splitlines()[1:]] == [
-        ["4", "wrap", "denied", "app_3"],
-        ["5", "wrap", "allowed", "app_4"],
+    assert [line.split()[:6] for line in shown.stdout.splitlines()[1:]] == [
+        ["4", "2030-01-01T00:00:00.000000Z", "wrap", "denied", "function-key", "app_3"],
+        ["5", "2030-01-01T00:00:00.000000Z", "wrap", "allowed", "function-key", "app_4"],
     ]
     assert [json.loads(line)["seq"] for line in lines] == [4, 5]
 

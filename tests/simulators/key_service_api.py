@@ -38,6 +38,7 @@ class KeyServiceApi:
         url, ca_file: Where it is, and what its certificate is trusted by.
         requests: Every request: method, path with query, headers.
         keys, devices, deleted, policy, audit: What it knows.
+        ready: Whether what it depends on answers.
         lost: How many answers are lost on their way, after the work was done.
         refusals: What the next requests are refused with.
         portions: What RewrapEnvelopes answers, one after the other.
@@ -51,6 +52,7 @@ class KeyServiceApi:
         self.devices: list[dict[str, object]] = []
         self.policy: bytes | None = None
         self.audit: list[dict[str, object]] = []
+        self.ready = True
         self.lost = 0
         self.refusals: deque[Refused] = deque()
         self.portions: deque[dict[str, object]] = deque()
@@ -97,7 +99,8 @@ class KeyServiceApi:
         if self.audit:
             last = self.audit[-1]
             head = type(START)(seq=last["seq"], hash=bytes.fromhex(last["hash"]))
-        self.audit.append(link(head, record).document())
+        told = {"time": "2030-01-01T00:00:00.000000Z", "caller": "function-key", **record}
+        self.audit.append(link(head, told).document())
 
     def _handler(self):
         api = self
@@ -179,6 +182,8 @@ class KeyServiceApi:
             case ["health"]:
                 return {"status": "ok", "audience": "simulated"}
             case ["health", "ready"]:
+                if not self.ready:
+                    raise Refused(503, "not_ready", "not ready: vault")
                 return {"status": "ready"}
         raise Refused(404, "not_found")
 
@@ -220,11 +225,11 @@ class KeyServiceApi:
         etag = None if self.policy is None else f'"{hashlib.sha256(self.policy).hexdigest()[:8]}"'
         if method == "GET":
             if self.policy is None:
-                raise Refused(404, "policy_not_found")
+                raise Refused(503, "policy_unavailable", "no release policy is in force")
             serial = str(json.loads(self.policy)["serial"])
             digest = hashlib.sha256(self.policy).hexdigest()
             return 200, self.policy, {"ETag": etag, "x_policy_serial": serial, "x_policy_sha256": digest}
-        if headers.get("if-match") != etag or (etag is None and headers.get("if-none-match") != "*"):
+        if headers.get("if-match", etag) != etag:
             raise Refused(412, "policy_changed", "another policy is in force")
         self.policy = body
         document = json.loads(body)
