@@ -182,10 +182,13 @@ class KeyServiceApi:
             case ["health"]:
                 return {"status": "ok", "audience": "simulated"}
             case ["health", "ready"]:
-                if not self.ready:
-                    raise Refused(503, "not_ready", "not ready: vault")
-                return {"status": "ready"}
+                return self._readiness()
         raise Refused(404, "not_found")
+
+    def _readiness(self):
+        if not self.ready:
+            raise Refused(503, "not_ready", "not ready: vault")
+        return {"status": "ready"}
 
     def _key(self, name):
         if name not in self.keys:
