@@ -12,7 +12,7 @@ from functions.endpoint import Answer, respond
 from shared.certificates import build_name_of, leaf_public_key
 from shared.errors import EdbError, FormatError, PolicyDenied
 from shared.keys.wrapping import WrapContext, algorithms_for, wrap_key
-from shared.policy.claims import certificate_claims
+from shared.policy.claims import certificate_claims, request_claims
 from shared.policy.document import Operation
 from shared.policy.evaluate import Denied, evaluate
 from shared.twin.entitlement import Denial, explain, verify_chain
@@ -102,7 +102,12 @@ def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str
     claims = {
         **certificate_claims(path, spki=asked.public_key.spki, device_id=None),
         **_caller_claims(services, headers),
-        **_request_claims(asked),
+        **request_claims(
+            key_name=asked.key_name,
+            key_kind=asked.public_key.kind,
+            algorithm=asked.algorithm,
+            key_version=asked.key_version,
+        ),
     }
     answer = evaluate(
         services.policy, operation=Operation.WRAP, key_name=asked.key_name, claims=claims, at=at
@@ -123,15 +128,6 @@ def _caller_claims(services: Services, headers: Mapping[str, str]) -> dict[str, 
         return {}
     named = {"entra_id": headers.get(_PRINCIPAL_ID), "entra_name": headers.get(_PRINCIPAL_NAME)}
     return {"caller": {claim: value for claim, value in named.items() if value}}
-
-
-def _request_claims(asked: WrapRequest) -> dict[str, object]:
-    claims: dict[str, object] = {"key_name": asked.key_name, "key_kind": asked.public_key.kind.value}
-    if asked.algorithm is not None:
-        claims["algorithm"] = asked.algorithm.value
-    if asked.key_version is not None:
-        claims["key_version"] = asked.key_version
-    return {"request": claims}
 
 
 def _wrap(services: Services, asked: WrapRequest, grant: _Grant) -> WrapAnswer:
