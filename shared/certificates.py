@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509 import verification
@@ -271,6 +272,12 @@ class TrustStore:
         """
         return cls(roots=_load(data, where=where, most=MAX_ROOTS, most_bytes=MAX_TRUST_BYTES))
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over all that is trusted, 32 bytes; the same for the same roots in any order."""
+        fingerprints = sorted(root.fingerprint(hashes.SHA256()) for root in self.roots)
+        return hashlib.sha256(b"".join(fingerprints)).digest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidatedPath:
@@ -327,6 +334,20 @@ def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: d
     _check_name_constraints(verified.chain)
     _check_revocation(verified.chain, trust, at)
     return ValidatedPath(leaf=leaf, root=verified.chain[-1])
+
+
+def changes_of(chain: Sequence[x509.Certificate]) -> list[int]:
+    """Return the moments at which time alone changes what a chain is worth, Unix seconds.
+
+    Args:
+        chain: As presented, validated or not.
+    """
+    return [
+        int(time.timestamp()) + after
+        for certificate in chain
+        # A certificate is valid to the end of its last second.
+        for time, after in ((certificate.not_valid_before_utc, 0), (certificate.not_valid_after_utc, 1))
+    ]
 
 
 def _verifier(trust: TrustStore, at: datetime) -> verification.ClientVerifier:
