@@ -44,7 +44,10 @@ CALL_SECONDS = 30
 _BAD_REQUEST, _NOT_FOUND, _PRECONDITION_FAILED, _TOO_LARGE = 400, 404, 412, 413
 _ROW = (
     " tags AS tags, properties.desired.$version AS desired,"
-    " properties.reported.confidential_package_status AS report,"
+    " properties.reported.confidential_package_status.seq AS seq,"
+    " properties.reported.confidential_package_status.pkf AS pkf,"
+    " properties.reported.confidential_package_status.algs AS algs,"
+    " properties.reported.confidential_package_status.failed AS failed,"
     " properties.reported.$metadata.device_public_key.$lastUpdated AS keyUpdated,"
     " properties.reported.$metadata.device_cert.$lastUpdated AS certificateUpdated"
 )
@@ -238,7 +241,10 @@ def _read_row(row: Mapping[str, object], disabled: Container[object]) -> TwinRow
         status,
         row.get("tags"),
         row.get("desired"),
-        row.get("report"),
+        row.get("seq"),
+        row.get("pkf"),
+        row.get("algs"),
+        row.get("failed"),
         row.get("keyUpdated"),
         row.get("certificateUpdated"),
     )

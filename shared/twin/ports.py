@@ -50,7 +50,10 @@ class TwinRow(NamedTuple):
         status: ``enabled`` or ``disabled``.
         tags: All of them.
         desired_version: ``$version`` of desired.
-        report: The reported ``confidential_package_status``.
+        sequence: What the device reports of the last release applied.
+        fingerprint: What it reports as its key's.
+        algorithms: What it reports that it can unwrap.
+        failed: What it reports about keys that it could not take.
         key_updated: When ``device_public_key`` was reported last.
         certificate_updated: When ``device_cert`` was reported last.
     """
@@ -59,7 +62,10 @@ class TwinRow(NamedTuple):
     status: object
     tags: object
     desired_version: object
-    report: object
+    sequence: object
+    fingerprint: object
+    algorithms: object
+    failed: object
     key_updated: object
     certificate_updated: object
 

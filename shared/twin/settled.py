@@ -78,7 +78,9 @@ def read_note(tags: Mapping[str, object]) -> Note | None:
 
 def row_of(twin: Twin) -> TwinRow:
     """Return the row that a query would tell of a twin."""
-    metadata = twin.reported.get("$metadata")
+    metadata, status = twin.reported.get("$metadata"), twin.reported.get(STATUS)
+    if not isinstance(status, Mapping):
+        status = {}
 
     def updated(name: str) -> object:
         entry = metadata.get(name) if isinstance(metadata, Mapping) else None
@@ -89,7 +91,10 @@ def row_of(twin: Twin) -> TwinRow:
         status=twin.status,
         tags=twin.tags,
         desired_version=twin.desired.get("$version"),
-        report=twin.reported.get(STATUS),
+        sequence=status.get("seq"),
+        fingerprint=status.get("pkf"),
+        algorithms=status.get("algs"),
+        failed=status.get("failed"),
         key_updated=updated(PUBLIC_KEY),
         certificate_updated=updated(CERTIFICATES),
     )
@@ -121,14 +126,14 @@ class Settlement:
             row: From the query; hostile.
             now: Unix seconds.
         """
-        tags, told = row.tags, cast("Any", row.report)
+        tags, sequence = row.tags, cast("Any", row.sequence)
         if type(tags) is not dict:
             return False
         try:
             note: Mapping[str, Any] = tags[OUTCOME_TAG][NOTE]
             return bool(
                 now < note["until"]
-                and (told is None or told["seq"] <= note["seq"])
+                and (sequence is None or sequence <= note["seq"])
                 and note["context"] == self._context(row)
                 and note["seen"] == _seen(row, row.desired_version)
             )
@@ -156,8 +161,7 @@ class Settlement:
     def _context(self, row: TwinRow) -> str:
         """Return a digest of what is decided by; fleets have few different ones, so each is made once."""
         tags: Mapping[str, object] = row.tags  # type: ignore[assignment] # checked by the caller
-        spoken_of = [tags.get(name) for name in self._tags]
-        key = repr((row.status, spoken_of, row.device_id if self._names_devices else None))
+        key = repr((row.status, row.device_id if self._names_devices else None, *map(tags.get, self._tags)))
         found = self._contexts.get(key)
         if found is None:
             if len(self._contexts) >= _MOST_CONTEXTS:
@@ -176,21 +180,15 @@ class Settlement:
 
 
 def _seen(row: TwinRow, desired_version: object) -> str:
-    report: Any = row.report  # hostile: the callers catch what it lacks
-    told = None
-    if report is not None:
-        failed = [
-            (name, key.get("error"), key.get("seq"))
-            for name, key in report.get("keys", {}).items()
-            if key.get("state") != "installed"
-        ]
-        told = (report["pkf"], report["algs"], sorted(failed, key=_first))
-    seen = (desired_version, row.key_updated, row.certificate_updated, told)
+    seen = (
+        desired_version,
+        row.key_updated,
+        row.certificate_updated,
+        row.fingerprint,
+        row.algorithms,
+        row.failed,
+    )
     return _digest(repr(seen).encode("utf-8", "surrogatepass"))
-
-
-def _first(failure: tuple[str, object, object]) -> str:
-    return failure[0]
 
 
 def _digest_of(deployment: Deployment) -> bytes:

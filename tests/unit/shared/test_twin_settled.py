@@ -153,7 +153,7 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["confidential_packages", NOTE, "until", "seq", "keys", "pkf", "algs", "x"]),
+            st.sampled_from(["confidential_packages", NOTE, "context", "seen", "until", "seq", "x"]),
             inner,
             max_size=4,
         )
@@ -162,7 +162,7 @@ JSON = st.recursive(
 )
 
 
-@given(values=st.tuples(*[JSON] * 7))
+@given(values=st.tuples(*[JSON] * 10))
 def test_a_row_of_junk_is_never_settled_and_never_a_failure(values):
     cloud = Cloud()
     states = {KeyName(APP): ClassKeyState(latest=1, floor=1, algorithm="aes-gcm-256")}
