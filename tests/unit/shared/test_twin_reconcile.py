@@ -390,7 +390,9 @@ class TestUnwrapFailed:
             self.report_failure(cloud, device)
             cloud.wait(seconds=1)
             cloud.run()
-        cloud.registry.report("edge-01", {"confidential_package_status": {"keys": {APP: None}}})
+        cloud.registry.report(
+            "edge-01", {"confidential_package_status": {"keys": {APP: None}, "failed": None}}
+        )
         cloud.run()
         assert cloud.tag()["state"] == "released"
 
