@@ -56,7 +56,7 @@ _TAKES_PART = (
     " OR is_defined(properties.desired.confidential_package_keys)"
     " OR is_defined(properties.desired.confidential_package_release)"
 )
-_ROW_QUERIES = {
+ROW_QUERIES = {
     source: f"SELECT {names},{_ROW} FROM {collection}{_TAKES_PART}"  # noqa: S608 - literals of this module
     for source, collection, names in (
         ("devices", "devices", "deviceId AS deviceId, status AS status"),
@@ -125,9 +125,9 @@ class HubTwinRegistry:
 
     def rows(self, *, token: str | None) -> RowPage:
         """Return who has to do with class keys, up to 1,000 a page, devices first; see the port."""
-        source, found, following = self._next(_ROW_QUERIES, token, PAGE_SIZE, rows=True)
+        source, found, following = self._next(ROW_QUERIES, token, PAGE_SIZE, rows=True)
         disabled = self._disabled() if source == "modules" and found else frozenset()
-        return RowPage(rows=[_read_row(row, disabled) for row in found], next_token=following)
+        return RowPage(rows=[read_row(row, disabled) for row in found], next_token=following)
 
     def _disabled(self) -> frozenset[object]:
         """Return the devices that the hub keeps out: a module has no status of its own."""
@@ -233,7 +233,8 @@ def _row_query(hub: IoTHubRegistryManager) -> QueryOperations:
     return QueryOperations(query._client, query.config, query._serialize, read)  # noqa: SLF001 - it has no other way
 
 
-def _read_row(row: Mapping[str, object], disabled: Container[object]) -> TwinRow:
+def read_row(row: Mapping[str, object], disabled: Container[object]) -> TwinRow:
+    """Return a row of :data:`ROW_QUERIES`, unchecked; ``disabled`` are the devices that the hub keeps out."""
     device, module = row.get("deviceId"), row.get("moduleId")
     status = row.get("status") if module is None else ("disabled" if device in disabled else "enabled")
     return TwinRow(
