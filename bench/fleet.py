@@ -2,7 +2,7 @@
 
     python bench/fleet.py --devices 100000 --json fleet.json --plot fleet.png
 
-CPU time is the function app's, on one core: what the hub and the vault do is counted and left out. Each device
+CPU time is the function app's, on one core: what hub and vault do is counted and left out. Each device
 has a chain of three (leaf, issuing CA, root) and an RSA-2048 key; keys are wrapped with RSA-OAEP-256.
 
 ================== ==================================================================================

@@ -1,8 +1,8 @@
 """A fleet in a local hub's store, in this process: devices with real keys and chains, and what the hub costs.
 
 The hub's part (SQLite, merging, queries) is done here as the local cloud's hub does it, and its CPU time is
-kept apart: what is measured is the function app's. What crosses between them does so as JSON text, as it would
-on the wire: the app pays for reading and writing its part of it.
+kept apart: what is measured is the function app's. What crosses between them does so as JSON text, as it
+would on the wire: the app pays for reading and writing its part of it.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Distributor:
             distributor=self,
             deployment=deployment,
             states=states,
-            settlement=Settlement(deployment, states),
+            settlement=Settlement(deployment, states, at=self.now()),
             correlation_id=correlation_id,
         )
 

@@ -272,11 +272,21 @@ class TrustStore:
         """
         return cls(roots=_load(data, where=where, most=MAX_ROOTS, most_bytes=MAX_TRUST_BYTES))
 
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 over all that is trusted, 32 bytes; the same for the same roots in any order."""
-        fingerprints = sorted(root.fingerprint(hashes.SHA256()) for root in self.roots)
-        return hashlib.sha256(b"".join(fingerprints)).digest()
+    def digest(self, *, at: datetime) -> bytes:
+        """Return a SHA-256 over all that decides whom this store trusts at a time, 32 bytes.
+
+        It is the same for the same roots in any order, and for a revocation list that was issued again
+        without a change.
+
+        Args:
+            at: Aware; tells which revocation lists are current.
+        """
+        roots = sorted(root.fingerprint(hashes.SHA256()) for root in self.roots)
+        lists = sorted(
+            (each.issuer.public_bytes(), each.this_update <= at <= each.next_update, sorted(each.serials))
+            for each in self.revocations
+        )
+        return hashlib.sha256(repr((roots, lists)).encode()).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,8 @@ from shared.twin.documents import CERTIFICATES, OUTCOME_TAG, PUBLIC_KEY, STATUS
 from shared.twin.ports import TwinRow
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from shared.keys.store import ClassKeyState
     from shared.twin.ports import Twin
     from shared.twin.reconcile import Deployment, Verdict
@@ -106,12 +108,15 @@ class Settlement:
     Args:
         deployment: What is the same for every device.
         class_keys: Every class key there is.
+        at: When the pass begins, aware.
     """
 
-    def __init__(self, deployment: Deployment, class_keys: Mapping[KeyName, ClassKeyState]) -> None:
+    def __init__(
+        self, deployment: Deployment, class_keys: Mapping[KeyName, ClassKeyState], *, at: datetime
+    ) -> None:
         self._policy = deployment.policy
         self._class_keys = class_keys
-        self._base = _digest_of(deployment)
+        self._base = _digest_of(deployment, at)
         claims = claims_of(deployment.policy)
         self._names_devices = _DEVICE_ID_CLAIM in claims
         self._tags = sorted(
@@ -175,7 +180,7 @@ class Settlement:
         for name, state in self._class_keys.items():
             rules = rules_in_reach(self._policy, operation=Operation.DISTRIBUTE, key_name=name, claims=claims)
             if rules:
-                reach[name] = [rules, repr(state)]
+                reach[name] = (rules, state.current, state.floor, state.key_bytes)
         return _digest(repr((self._base, row.status, sorted(reach.items()))).encode())
 
 
@@ -191,7 +196,7 @@ def _seen(row: TwinRow, desired_version: object) -> str:
     return _digest(repr(seen).encode("utf-8", "surrogatepass"))
 
 
-def _digest_of(deployment: Deployment) -> bytes:
+def _digest_of(deployment: Deployment, at: datetime) -> bytes:
     return encode_cbor(
         [
             deployment.audience,
@@ -201,7 +206,7 @@ def _digest_of(deployment: Deployment) -> bytes:
                 key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
                 for key in deployment.release_keys
             ),
-            deployment.trust.digest,
+            deployment.trust.digest(at=at),
             deployment.budget,
         ]
     )

@@ -8,12 +8,11 @@ from hypothesis import strategies as st
 from simulators.cloud import APP, Cloud
 from simulators.fleet import make_policy, policy_document
 
-from shared.keys.store import ClassKeyState
 from shared.policy.document import load_policy
 from shared.twin.documents import KeyReport
 from shared.twin.ports import TwinRow
-from shared.twin.settled import NOTE, Settlement, read_note
-from shared.types import DeviceId, KeyName
+from shared.twin.settled import NOTE, read_note
+from shared.types import DeviceId
 
 
 @pytest.fixture
@@ -165,10 +164,9 @@ JSON = st.recursive(
 @given(values=st.tuples(*[JSON] * 10))
 def test_a_row_of_junk_is_never_settled_and_never_a_failure(values):
     cloud = Cloud()
-    states = {KeyName(APP): ClassKeyState(latest=1, floor=1, algorithm="aes-gcm-256")}
+    cloud.class_keys.provision(APP, bits=256)
     one_pass = cloud.distributor.begin_pass(correlation_id="test")
-    settlement = Settlement(one_pass.deployment, states)
-    assert settlement.is_settled(TwinRow(*values), now=0) is False
+    assert one_pass.settlement.is_settled(TwinRow(*values), now=0) is False
 
 
 def test_a_note_is_read_back_as_it_was_written(cloud, device):
