@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from shared.policy.document import Policy
     from shared.release.document import ReleasedKey
     from shared.twin.documents import ReportedStatus
-    from shared.twin.entitlement import Entitlement
+    from shared.twin.entitlement import Applicant, Entitlement
     from shared.twin.ports import Twin
     from shared.types import Audience, KeyName, WrapAlgorithm
 
 MAX_RETRIES = 2
 """A device that cannot unwrap its keys gets them wrapped again this often; then it is quarantined."""
+
+NEVER = 253_402_300_799
+"""``until`` of what time alone does not change: the last second of the year 9999."""
 
 EMPTY_RELEASE_SECONDS = 10 * 365 * 86400
 """How long a release without keys stays valid: a device that was off for years must still believe it."""
@@ -150,10 +153,34 @@ class Tell:
 Decision = Unchanged | Write | Deny | OverBudget | Tell
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A decision and how long it stands if nothing but the clock changes.
+
+    Args:
+        decision: What to do.
+        held: What desired holds before.
+        sequence: Of the release that desired holds afterwards; 0 if it holds none.
+        until: When time alone may change the decision, Unix seconds.
+    """
+
+    decision: Decision
+    held: Held
+    sequence: int
+    until: int
+
+
 def reconcile(
     twin: Twin, class_keys: Mapping[KeyName, ClassKeyState], deployment: Deployment, *, at: datetime
 ) -> Decision:
-    """Decide what to do about one device.
+    """Decide what to do about one device; :func:`judge` also tells how long that stands."""
+    return judge(twin, class_keys, deployment, at=at).decision
+
+
+def judge(
+    twin: Twin, class_keys: Mapping[KeyName, ClassKeyState], deployment: Deployment, *, at: datetime
+) -> Verdict:
+    """Decide what to do about one device, and until when that stands.
 
     Args:
         twin: As the hub holds it; everything in it is hostile.
@@ -171,11 +198,39 @@ def reconcile(
         now=int(at.timestamp()),
         now_ms=int(at.timestamp() * 1000),
     )
+    decision = _decide(case, applicant)
+    release = _release_after(case, decision)
+    changes = [*applicant.changes, *([] if release is None else [_renewal(*release[1:])])]
+    return Verdict(
+        decision=decision,
+        held=case.held,
+        sequence=0 if release is None else release[0],
+        until=min((time for time in changes if time > case.now), default=NEVER),
+    )
+
+
+def _decide(case: _Case, applicant: Applicant) -> Decision:
     if isinstance(applicant.verdict, Denial):
         return _deny(case, applicant.verdict, applicant.public_key)
     if applicant.status is None:
         return _serve_v1(case, applicant.verdict)
     return _serve(case, applicant.verdict)
+
+
+def _release_after(case: _Case, decision: Decision) -> tuple[int, int, int] | None:
+    """Return sequence, ``iat`` and ``exp`` of the release that desired holds once it is carried out."""
+    match decision:
+        case Write(plan=Plan(is_signed=True) as plan) | Deny(plan=Plan() as plan):
+            return plan.sequence, plan.issued_at, plan.expires_at
+        case Write() | Deny(clear=True):
+            return None
+    release = case.held.release
+    return None if release is None else (release.sequence, release.issued_at, release.expires_at)
+
+
+def _renewal(issued_at: int, expires_at: int) -> int:
+    """Return when a third of a release's lifetime is left (protocol section 5, step 3)."""
+    return expires_at - (expires_at - issued_at) // 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,14 +330,13 @@ def _difference(case: _Case, entitled: Entitled) -> Cause | None:
         return Cause.FIRST
     if release is None or not held.is_intact or not _is_addressed(case):
         return Cause.TAMPERED
-    lifetime = release.expires_at - release.issued_at
     differences = (
         (Cause.DEVICE_KEY, release.fingerprint != entitled.public_key.fingerprint),
         (Cause.KEYS, _versions(release.keys) != _versions(entitled.keys)),
         (Cause.FLOORS, dict(release.floors) != dict(entitled.floors)),
         (Cause.POLICY, release.policy_sha256 != case.deployment.policy.digest),
         (Cause.OVERTAKEN, case.reported_sequence > release.sequence),
-        (Cause.RENEWAL, (release.expires_at - case.now) * 3 <= lifetime),
+        (Cause.RENEWAL, case.now >= _renewal(release.issued_at, release.expires_at)),
     )
     return next((cause for cause, differs in differences if differs), None)
 

@@ -86,7 +86,10 @@ class App:
         return Reply(self._invoke(name, req=request))
 
     def tick(self) -> None:
+        """Let the timer go off, and take the pass that it asks for as far as pages on the queue."""
         self._invoke("DistributeKeyTimer", timer=None)
+        while self.queues["distribute-passes"]:
+            self.message("DistributeKeyPass", self.queues["distribute-passes"].pop(0))
 
     def message(self, name: str, text: str) -> None:
         self._invoke(name, message=func.QueueMessage(id="1", body=text.encode()))
