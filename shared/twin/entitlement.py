@@ -97,12 +97,14 @@ class Applicant:
         public_key: None if it reports none that can be used; nothing can be wrapped or signed for it then.
         status: None for a device of version 1, and for one whose status does not parse.
         verdict: What it may hold, or why it may not.
+        certified: Whether a valid certificate names both the device and its key.
         changes: When time alone may change the verdict, Unix seconds, past and to come.
     """
 
     public_key: PublicKey | None
     status: ReportedStatus | None
     verdict: Entitled | Denial
+    certified: bool = False
     changes: Sequence[int] = ()
 
 
@@ -147,7 +149,20 @@ def assess(
     changes = changes_of(chain)
     if policy.not_after is not None:
         changes.append(int(policy.not_after.timestamp()))
-    return Applicant(public_key=public_key, status=status, verdict=verdict, changes=changes)
+    return Applicant(
+        public_key=public_key,
+        status=status,
+        verdict=verdict,
+        certified=_is_certified(claims),
+        changes=changes,
+    )
+
+
+def _is_certified(claims: Mapping[str, object]) -> bool:
+    certificate = claims.get("x509")
+    return isinstance(certificate, Mapping) and all(
+        certificate.get(claim) is True for claim in ("key_matches", "device_id_matches")
+    )
 
 
 def _denied(
