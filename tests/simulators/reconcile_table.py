@@ -6,6 +6,7 @@ python -m simulators.reconcile_table       from the folder ``tests``, prints the
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -167,4 +168,4 @@ def told(decision: Decision) -> str:
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    sys.stdout.write(table())
