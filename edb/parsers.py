@@ -44,6 +44,7 @@ COMMANDS = {
     "policy publish": "put a policy into force",
     "audit tail": "show the last audit records, and those to come",
     "audit verify": "verify the chain of the audit log",
+    "plan": "say how long a distribution takes and what it costs; offline",
     "health": "ask whether the key service is up and ready",
     "completion": "print a completion script for a shell",
 }
