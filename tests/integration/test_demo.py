@@ -59,9 +59,9 @@ def processes_of(state):
 
 
 def assert_nothing_runs_in(state):
-    until(lambda: None if processes_of(state) else True, what="end of every process", seconds=10)
+    until(lambda: None if processes_of(state) else True, what="end of every process")
     # The folder's lock lives as long as any minder, whatever its command line looks like.
-    lock = until(lambda: take_or_none(state), what="release of the state folder", seconds=10)
+    lock = until(lambda: take_or_none(state), what="release of the state folder")
     os.close(lock)
 
 
@@ -161,7 +161,7 @@ def test_kept_devices_answer_until_they_are_stopped(kept):
     again = demo("--state", state)
     assert again.returncode == 1
     assert "a demo is still running here" in again.stderr
-    assert f"hint: stop it with: local-cloud demo --stop --state {state}" in again.stderr
+    assert f"hint: stop it with: {LOCAL_CLOUD} demo --stop --state {state}" in again.stderr
 
     assert processes_of(state)
     stopped = demo("--stop", "--state", state)
