@@ -220,7 +220,7 @@ def _stop(workspace: Workspace) -> None:
         print(f"nothing is running in {workspace.root}")
         return
     stop_standing(workspace.run)
-    lock = until(lambda: _take_or_none(workspace), what=f"release of {workspace.root}", seconds=10)
+    lock = until(lambda: _take_or_none(workspace), what=f"release of {workspace.root}")
     workspace.remove_sockets()
     os.close(lock)
     print(f"stopped; nothing is running in {workspace.root}")

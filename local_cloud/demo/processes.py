@@ -26,7 +26,7 @@ from shared.errors import EdbError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STOP_SECONDS = 3 * PATIENCE_SECONDS
+STOP_SECONDS = 6 * PATIENCE_SECONDS
 """Devices end first, then the cloud, each within a minder's patience; more is a fault."""
 
 _STANDING = "standing.json"
