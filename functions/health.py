@@ -1,28 +1,42 @@
-"""Health: whether the app has started and its settings are read; says nothing about vault and hub."""
+"""Health: whether the app has started; Ready: whether what it works with can be reached."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import azure.functions as func
-
-from functions.endpoint import Answer, respond
+from functions.contract import Call, Contract, HttpFunctions, Tag
+from shared.wire.http import HealthAnswer
 
 if TYPE_CHECKING:
-    from functions.settings import Settings
+    from collections.abc import Callable
+
+    from functions.services import Services
+    from shared.types import Audience
+
+HEALTH = Contract(
+    name="Health",
+    method="GET",
+    route="health",
+    tag=Tag.HEALTH,
+    summary="Whether the app has started; asks neither vault nor hub",
+    answer=HealthAnswer,
+    needs_key=False,
+    needs_cloud=False,
+)
 
 
-def blueprint(settings: Settings) -> func.Blueprint:
-    """Return the function.
+def blueprint(services: Callable[[], Services], *, audience: Audience) -> HttpFunctions:
+    """Return the functions.
 
     Args:
-        settings: What the app was started with.
+        services: Puts the services together at the first call.
+        audience: The deployment's id.
     """
-    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+    functions = HttpFunctions()
+    del services
 
-    @functions.function_name(name="Health")
-    @functions.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
-    def health(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: Answer(document={"status": "ok", "audience": settings.audience}))
+    @functions.serve(HEALTH)
+    def health(_call: Call) -> HealthAnswer:
+        return HealthAnswer(audience=audience)
 
     return functions

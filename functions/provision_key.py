@@ -11,17 +11,20 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import azure.functions as func
-
 from functions.audit import AuditRecord, write_record
+from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
-from functions.endpoint import PASSES_QUEUE, QUEUE_CONNECTION, Answer, MethodNotAllowedError, respond
 from shared.errors import EdbError
+from shared.wire import values
 from shared.wire.http import (
     ImportRequest,
+    KekAnswer,
+    NamedProvisionRequest,
     ProvisionAnswer,
     ProvisionRequest,
+    RevokeAnswer,
     RevokeRequest,
+    RotateAnswer,
     RotateRequest,
 )
 
@@ -31,96 +34,139 @@ if TYPE_CHECKING:
     from functions.services import Services
     from shared.types import KeyName
 
-_AUTH = func.AuthLevel.FUNCTION
+_OF_CREATING = ("key_exists", "name_taken", "key_deleted")
+
+PROVISION_KEY = Contract(
+    name="ProvisionKey",
+    method="POST",
+    route="ProvisionKey",
+    tag=Tag.PROVISIONING,
+    summary="Make version 1 of a new class key",
+    body=ProvisionRequest,
+    status=HTTPStatus.CREATED,
+    answer=ProvisionAnswer,
+    problems=_OF_CREATING,
+    asks_for_pass=True,
+    # The reference created keys on GET; a link must never do that, and says so.
+    refused=("GET",),
+)
+PROVISION_KEY_NAMED = Contract(
+    name="ProvisionKeyNamed",
+    method="POST",
+    route="ProvisionKey/{key_name}",
+    tag=Tag.PROVISIONING,
+    summary="Make version 1 of a new class key that the route names",
+    path={"key_name": values.KEY_NAME},
+    body=NamedProvisionRequest,
+    body_is_required=False,
+    status=HTTPStatus.CREATED,
+    answer=ProvisionAnswer,
+    problems=(*_OF_CREATING, "name_invalid"),
+    asks_for_pass=True,
+    refused=("GET",),
+)
+IMPORT_KEY = Contract(
+    name="ImportKey",
+    method="POST",
+    route="ImportKey",
+    tag=Tag.PROVISIONING,
+    summary="Take a key of the caller's own as version 1 of a new class key",
+    body=ImportRequest,
+    status=HTTPStatus.CREATED,
+    answer=ProvisionAnswer,
+    problems=(*_OF_CREATING, "wrapped_key_invalid"),
+    asks_for_pass=True,
+)
+IMPORT_KEY_PUBLIC = Contract(
+    name="ImportKeyPublic",
+    method="GET",
+    route="ImportKey",
+    tag=Tag.PROVISIONING,
+    summary="The public key to wrap a key of one's own under",
+    answer=KekAnswer,
+)
+ROTATE_KEY = Contract(
+    name="RotateKey",
+    method="POST",
+    route="RotateKey",
+    tag=Tag.PROVISIONING,
+    summary="Make the next version of a class key",
+    body=RotateRequest,
+    answer=RotateAnswer,
+    problems=("key_not_found", "name_taken", "key_deleted", "version_exists", "conflict"),
+    asks_for_pass=True,
+)
+REVOKE_KEY = Contract(
+    name="RevokeKey",
+    method="POST",
+    route="RevokeKey",
+    tag=Tag.PROVISIONING,
+    summary="Revoke a version of a class key, and all older ones",
+    body=RevokeRequest,
+    answer=RevokeAnswer,
+    problems=("key_not_found", "name_taken", "conflict"),
+    asks_for_pass=True,
+)
 
 
-def blueprint(services: Callable[[], Services]) -> func.Blueprint:
+def blueprint(services: Callable[[], Services]) -> HttpFunctions:
     """Return the functions.
 
     Args:
         services: Puts the services together at the first call.
     """
-    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+    functions = HttpFunctions()
 
-    # GET is taken here to be refused: the reference created keys on GET, and a link must never do that.
-    @functions.function_name(name="ProvisionKey")
-    @functions.route(route="ProvisionKey", methods=["GET", "POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def provision_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _provision(services(), req, passes, correlation))
+    @functions.serve(PROVISION_KEY)
+    def provision_key(call: Call) -> ProvisionAnswer:
+        return _provision(services(), call, ProvisionRequest.parse(call.body))
 
-    @functions.function_name(name="ProvisionKeyNamed")
-    @functions.route(route="ProvisionKey/{key_name}", methods=["GET", "POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def provision_key_named(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _provision(services(), req, passes, correlation))
+    @functions.serve(PROVISION_KEY_NAMED)
+    def provision_key_named(call: Call) -> ProvisionAnswer:
+        asked = NamedProvisionRequest.parse(call.body, route_name=call.route.get("key_name"))
+        return _provision(services(), call, asked)
 
-    @functions.function_name(name="ImportKey")
-    @functions.route(route="ImportKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def import_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _import(services(), req, passes, correlation))
+    @functions.serve(IMPORT_KEY)
+    def import_key(call: Call) -> ProvisionAnswer:
+        return _import(services(), call, ImportRequest.parse(call.body))
 
-    @functions.function_name(name="ImportKeyPublic")
-    @functions.route(route="ImportKey", methods=["GET"], auth_level=_AUTH)
-    def import_key_public(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: _public_half(services()))
+    @functions.serve(IMPORT_KEY_PUBLIC)
+    def import_key_public(_call: Call) -> KekAnswer:
+        return _public_half(services())
 
-    @functions.function_name(name="RotateKey")
-    @functions.route(route="RotateKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def rotate_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _rotate(services(), req, passes, correlation))
+    @functions.serve(ROTATE_KEY)
+    def rotate_key(call: Call) -> RotateAnswer:
+        return _rotate(services(), call, RotateRequest.parse(call.body))
 
-    @functions.function_name(name="RevokeKey")
-    @functions.route(route="RevokeKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def revoke_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _revoke(services(), req, passes, correlation))
+    @functions.serve(REVOKE_KEY)
+    def revoke_key(call: Call) -> RevokeAnswer:
+        return _revoke(services(), call, RevokeRequest.parse(call.body))
 
     return functions
 
 
-def _provision(
-    services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str
-) -> Answer:
-    if req.method != "POST":
-        raise MethodNotAllowedError("POST")
-    asked = ProvisionRequest.parse(req.get_body(), route_name=req.route_params.get("key_name"))
-    with _audited("provision", asked.key_name, 1, correlation_id):
+def _provision(services: Services, call: Call, asked: ProvisionRequest) -> ProvisionAnswer:
+    with _audited("provision", asked.key_name, 1, call.correlation_id):
         services.class_keys.provision(asked.key_name, bits=asked.bits)
-    passes.set(PassMessage(cause="provision", correlation_id=correlation_id).encode())
-    return Answer(
-        document=ProvisionAnswer(key_name=asked.key_name, version=1, bits=asked.bits).encode(),
-        status=HTTPStatus.CREATED,
-    )
+    _ask_for_pass(call, "provision")
+    return _created(asked.key_name, asked.bits)
 
 
-def _import(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = ImportRequest.parse(req.get_body())
-    with _audited("import", asked.key_name, 1, correlation_id):
+def _import(services: Services, call: Call, asked: ImportRequest) -> ProvisionAnswer:
+    with _audited("import", asked.key_name, 1, call.correlation_id):
         bits = services.class_keys.import_key(asked.key_name, asked.wrapped_key, kid=asked.kid)
-    passes.set(PassMessage(cause="import", correlation_id=correlation_id).encode())
-    return Answer(
-        document=ProvisionAnswer(key_name=asked.key_name, version=1, bits=bits).encode(),
-        status=HTTPStatus.CREATED,
-    )
+    _ask_for_pass(call, "import")
+    return _created(asked.key_name, bits)
 
 
-def _public_half(services: Services) -> Answer:
-    """Return the KEK's public half as a JWK (RFC 7517)."""
+def _created(name: KeyName, bits: int) -> ProvisionAnswer:
+    return ProvisionAnswer(message=f"class key {name} was created", key_name=name, version=1, bits=bits)
+
+
+def _public_half(services: Services) -> KekAnswer:
     kek = services.kek.current()
     numbers = kek.public_key.public_numbers()
-    return Answer(
-        document={
-            "kty": "RSA",
-            "use": "enc",
-            "alg": "RSA-OAEP-256",
-            "kid": kek.kid,
-            "n": _unsigned(numbers.n),
-            "e": _unsigned(numbers.e),
-        }
-    )
+    return KekAnswer(kid=kek.kid, n=_unsigned(numbers.n), e=_unsigned(numbers.e))
 
 
 def _unsigned(number: int) -> str:
@@ -129,21 +175,23 @@ def _unsigned(number: int) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-def _rotate(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = RotateRequest.parse(req.get_body())
-    with _audited("rotate", asked.key_name, None, correlation_id) as note:
+def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswer:
+    with _audited("rotate", asked.key_name, None, call.correlation_id) as note:
         version = services.class_keys.rotate(asked.key_name)
         note(version)
-    passes.set(PassMessage(cause="rotate", correlation_id=correlation_id).encode())
-    return Answer(document={"key_name": asked.key_name, "version": version})
+    _ask_for_pass(call, "rotate")
+    return RotateAnswer(key_name=asked.key_name, version=version)
 
 
-def _revoke(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = RevokeRequest.parse(req.get_body())
-    with _audited("revoke", asked.key_name, asked.version, correlation_id):
+def _revoke(services: Services, call: Call, asked: RevokeRequest) -> RevokeAnswer:
+    with _audited("revoke", asked.key_name, asked.version, call.correlation_id):
         floor = services.class_keys.revoke(asked.key_name, asked.version)
-    passes.set(PassMessage(cause="revoke", correlation_id=correlation_id).encode())
-    return Answer(document={"key_name": asked.key_name, "floor": floor})
+    _ask_for_pass(call, "revoke")
+    return RevokeAnswer(key_name=asked.key_name, floor=floor)
+
+
+def _ask_for_pass(call: Call, cause: str) -> None:
+    call.put_pass(PassMessage(cause=cause, correlation_id=call.correlation_id).encode())
 
 
 @contextmanager

@@ -164,6 +164,7 @@ class TestReading:
             "floor": 2,
             "algorithm": "aes-gcm",
             "strength": "256",
+            "versions": [{"version": 2, "state": "active"}, {"version": 1, "state": "revoked"}],
         }
         assert app.request("Keys", method="GET").document == {"keys": [described]}
         assert app.request("Key", method="GET", route={"key_name": APP}).document == described
