@@ -2,8 +2,8 @@
 
 One secret holds one class key, each version of the secret one version of the key, as a compact JWE of
 content type ``application/jose``. Its tags say what it is: ``cpk-key-name`` ``cpk-version`` ``cpk-floor``
-``cpk-algorithm``. A secret's name ignores case and takes no ``_``, so the exact key name stands in the tag,
-and a secret without it is no class key.
+``cpk-algorithm``; and ``cpk-request`` which repeatable request made it, if one did. A secret's name ignores
+case and takes no ``_``, so the exact key name stands in the tag, and a secret without it is no class key.
 
 The vault has no write that only creates, so a version of a key is written in two steps: disabled and marked
 ``cpk-pending``; then, if the vault lists no other writer of the same version, enabled and unmarked. Of two
@@ -40,6 +40,7 @@ VERSION_TAG = "cpk-version"
 FLOOR_TAG = "cpk-floor"
 ALGORITHM_TAG = "cpk-algorithm"
 PENDING_TAG = "cpk-pending"
+REQUEST_TAG = "cpk-request"
 
 PENDING_SECONDS = 60
 """A writer that has not got through for so long has died: it stands in nobody's way any more."""
@@ -74,6 +75,7 @@ class _Entry:
     algorithm: str
     secret_version: str
     is_enabled: bool = True
+    request: str | None = None
 
 
 class SecretClassKeyStore:
@@ -118,24 +120,33 @@ class SecretClassKeyStore:
         """Return one class key's state; see the port."""
         return _state(self._known_entries(name))
 
-    def create(self, name: KeyName, envelope: str, *, algorithm: str) -> None:
+    def create(self, name: KeyName, envelope: str, *, algorithm: str, request: str | None = None) -> None:
         """Store version 1; see the port."""
         if any(not _is_pending(properties) for properties in self._listed(name)):
             raise Conflict(f"class key {name} exists", code="key_exists", hint="rotate it instead")
-        entry = _Entry(name=name, number=1, floor=1, algorithm=algorithm, secret_version="")
+        entry = _Entry(name=name, number=1, floor=1, algorithm=algorithm, secret_version="", request=request)
         if not self._write(entry, envelope):
             raise Conflict(
                 f"class key {name} is being created by somebody else", code="key_exists", hint="look again"
             )
 
-    def add_version(self, name: KeyName, envelope: str, *, version: int, algorithm: str) -> None:
+    def add_version(
+        self, name: KeyName, envelope: str, *, version: int, algorithm: str, request: str | None = None
+    ) -> None:
         """Store the next version; see the port."""
         state = _state(self._known_entries(name))
         if version != state.latest + 1:
             raise Conflict(
                 f"class key {name}: version {version} does not follow {state.latest}", code="version_exists"
             )
-        entry = _Entry(name=name, number=version, floor=state.floor, algorithm=algorithm, secret_version="")
+        entry = _Entry(
+            name=name,
+            number=version,
+            floor=state.floor,
+            algorithm=algorithm,
+            secret_version="",
+            request=request,
+        )
         if not self._write(entry, envelope):
             raise Conflict(
                 f"class key {name}: version {version} is there, disabled, or is being made by somebody else",
@@ -145,6 +156,10 @@ class SecretClassKeyStore:
         floor = self.state(name).floor
         if floor > state.floor:
             self.raise_floor(name, floor)
+
+    def requests(self, name: KeyName) -> Mapping[int, str]:
+        """Return the versions' request tags; see the port."""
+        return {entry.number: entry.request for entry in self._entries(name) if entry.request is not None}
 
     def raise_floor(self, name: KeyName, floor: int) -> int:
         """Raise the floor in the tags of the newest version; see the port."""
@@ -270,6 +285,7 @@ def _tags(entry: _Entry) -> dict[str, str]:
         VERSION_TAG: str(entry.number),
         FLOOR_TAG: str(entry.floor),
         ALGORITHM_TAG: entry.algorithm,
+        **({} if entry.request is None else {REQUEST_TAG: entry.request}),
     }
 
 
@@ -286,6 +302,7 @@ def _read_entry(properties: SecretProperties, *, where: str) -> _Entry | None:
             algorithm=_algorithm(tags.get(ALGORITHM_TAG), where=where),
             secret_version=properties.version or "",
             is_enabled=properties.enabled is True,
+            request=tags.get(REQUEST_TAG),
         )
     except FormatError as error:
         _LOG.warning("class_key_unreadable", extra={"secret": properties.name, "detail": str(error)})

@@ -66,8 +66,14 @@ class ClassKeyStore(Protocol):
         """
         ...
 
-    def create(self, name: KeyName, envelope: str, *, algorithm: str) -> None:
+    def create(self, name: KeyName, envelope: str, *, algorithm: str, request: str | None = None) -> None:
         """Store version 1 of a new class key; never overwrites.
+
+        Args:
+            name: The new class key's.
+            envelope: What is stored.
+            algorithm: One of :data:`ALGORITHM_BITS`.
+            request: Stays with the version and is told by :meth:`requests`; up to 128 characters.
 
         Raises:
             Conflict: ``key_exists``; ``name_taken`` as for :meth:`state`; ``key_deleted`` if it was deleted
@@ -75,12 +81,31 @@ class ClassKeyStore(Protocol):
         """
         ...
 
-    def add_version(self, name: KeyName, envelope: str, *, version: int, algorithm: str) -> None:
+    def add_version(
+        self, name: KeyName, envelope: str, *, version: int, algorithm: str, request: str | None = None
+    ) -> None:
         """Store the version that follows the newest one; the floor stays.
+
+        Args:
+            name: The class key's.
+            envelope: What is stored.
+            version: The newest one plus 1.
+            algorithm: One of :data:`ALGORITHM_BITS`.
+            request: As for :meth:`create`.
 
         Raises:
             NotFound: ``key_not_found``.
             Conflict: ``version_exists``, somebody else was first, or ``version`` does not follow the newest.
+        """
+        ...
+
+    def requests(self, name: KeyName) -> Mapping[int, str]:
+        """Return by version what :meth:`create` and :meth:`add_version` were given as ``request``.
+
+        Revoked and disabled versions count; an unknown class key has none.
+
+        Raises:
+            Conflict: ``name_taken`` as for :meth:`state`.
         """
         ...
 

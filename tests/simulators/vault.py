@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
+OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+
+
 class MemoryClassKeyStore:
     """A :class:`shared.keys.store.ClassKeyStore`.
 
@@ -32,6 +35,7 @@ class MemoryClassKeyStore:
         self.listings = 0
         self._algorithms: dict[KeyName, str] = {}
         self._floors: dict[KeyName, int] = {}
+        self._requests: dict[KeyName, dict[int, str]] = {}
 
     def states(self) -> Mapping[KeyName, ClassKeyState]:
         self.listings += 1
@@ -42,18 +46,25 @@ class MemoryClassKeyStore:
         latest = max(self.envelopes[name])
         return ClassKeyState(latest=latest, floor=self._floors[name], algorithm=self._algorithms[name])
 
-    def create(self, name: KeyName, envelope: str, *, algorithm: str) -> None:
+    def create(self, name: KeyName, envelope: str, *, algorithm: str, request: str | None = None) -> None:
         if name in self.envelopes:
             raise Conflict(f"{name}: the class key exists", code="key_exists")
         self.envelopes[name] = {1: envelope}
         self._algorithms[name] = algorithm
         self._floors[name] = 1
+        self._note(name, 1, request)
 
-    def add_version(self, name: KeyName, envelope: str, *, version: int, algorithm: str) -> None:
+    def add_version(
+        self, name: KeyName, envelope: str, *, version: int, algorithm: str, request: str | None = None
+    ) -> None:
         if version != self.state(name).latest + 1:
             raise Conflict(f"{name}: version {version} does not follow", code="version_exists")
         self.envelopes[name][version] = envelope
         self._algorithms[name] = algorithm
+        self._note(name, version, request)
+
+    def requests(self, name: KeyName) -> Mapping[int, str]:
+        return dict(self._requests.get(name, {}))
 
     def raise_floor(self, name: KeyName, floor: int) -> int:
         self._known(name)
@@ -68,6 +79,10 @@ class MemoryClassKeyStore:
         if version not in self.envelopes[name]:
             raise NotFound(f"{name}: no version {version}", code="key_not_found")
         return self.envelopes[name][version]
+
+    def _note(self, name: KeyName, version: int, request: str | None) -> None:
+        if request is not None:
+            self._requests.setdefault(name, {})[version] = request
 
     def _known(self, name: KeyName) -> None:
         if name not in self.envelopes:
@@ -94,9 +109,8 @@ class SoftwareKek:
         if not kid.startswith(self.BASE) or not number.isdecimal() or int(number) > len(self._versions):
             raise VerificationError("the envelope names another key encryption key", code="foreign_kek")
         self.unwraps += 1
-        oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
         try:
-            return Secret(self._versions[int(number) - 1].decrypt(encrypted_key, oaep))
+            return Secret(self._versions[int(number) - 1].decrypt(encrypted_key, OAEP))
         except ValueError as error:
             raise VerificationError("the vault cannot unwrap it", code="unwrap_failed") from error
 
