@@ -6,6 +6,7 @@ Each asks for a distribution pass when it changed something, so that devices nee
 from __future__ import annotations
 
 import base64
+import hashlib
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from functions.audit import AuditRecord, write_record
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
+from functions.repetition import Made, Repeatable, once
 from shared.errors import EdbError
 from shared.wire import values
 from shared.wire.http import (
@@ -47,6 +49,7 @@ PROVISION_KEY = Contract(
     answer=ProvisionAnswer,
     problems=_OF_CREATING,
     asks_for_pass=True,
+    is_repeatable=True,
     # The reference created keys on GET; a link must never do that, and says so.
     refused=("GET",),
 )
@@ -63,6 +66,7 @@ PROVISION_KEY_NAMED = Contract(
     answer=ProvisionAnswer,
     problems=(*_OF_CREATING, "name_invalid"),
     asks_for_pass=True,
+    is_repeatable=True,
     refused=("GET",),
 )
 IMPORT_KEY = Contract(
@@ -74,8 +78,9 @@ IMPORT_KEY = Contract(
     body=ImportRequest,
     status=HTTPStatus.CREATED,
     answer=ProvisionAnswer,
-    problems=(*_OF_CREATING, "wrapped_key_invalid"),
+    problems=(*_OF_CREATING, "wrapped_key_invalid", "key_not_found"),
     asks_for_pass=True,
+    is_repeatable=True,
 )
 IMPORT_KEY_PUBLIC = Contract(
     name="ImportKeyPublic",
@@ -95,6 +100,7 @@ ROTATE_KEY = Contract(
     answer=RotateAnswer,
     problems=("key_not_found", "name_taken", "key_deleted", "version_exists", "conflict"),
     asks_for_pass=True,
+    is_repeatable=True,
 )
 REVOKE_KEY = Contract(
     name="RevokeKey",
@@ -146,17 +152,40 @@ def blueprint(services: Callable[[], Services]) -> HttpFunctions:
 
 
 def _provision(services: Services, call: Call, asked: ProvisionRequest) -> ProvisionAnswer:
-    with _audited("provision", asked.key_name, 1, call.correlation_id):
-        services.class_keys.provision(asked.key_name, bits=asked.bits)
+    name, keys = asked.key_name, services.class_keys
+    repeatable = Repeatable.of(call.headers, "provision", key_name=name, bits=asked.bits)
+
+    def make() -> int:
+        keys.provision(name, bits=asked.bits, request=_note(repeatable))
+        return 1
+
+    with _audited("provision", name, 1, call.correlation_id) as note:
+        note(once(repeatable, lambda: keys.requests(name), make))
     _ask_for_pass(call, "provision")
-    return _created(asked.key_name, asked.bits)
+    return _created(name, asked.bits)
 
 
 def _import(services: Services, call: Call, asked: ImportRequest) -> ProvisionAnswer:
-    with _audited("import", asked.key_name, 1, call.correlation_id):
-        bits = services.class_keys.import_key(asked.key_name, asked.wrapped_key, kid=asked.kid)
+    name, keys = asked.key_name, services.class_keys
+    wrapped = hashlib.sha256(asked.wrapped_key).hexdigest()
+    repeatable = Repeatable.of(call.headers, "import", key_name=name, wrapped=wrapped, kid=asked.kid)
+
+    strengths: list[int] = []
+
+    def make() -> int:
+        bits = keys.import_key(name, asked.wrapped_key, kid=asked.kid, request=_note(repeatable))
+        strengths.append(bits)
+        return 1
+
+    with _audited("import", name, 1, call.correlation_id) as note:
+        note(once(repeatable, lambda: keys.requests(name), make))
+        bits = strengths[0] if strengths else keys.state(name).key_bytes * 8  # rotation does not change it
     _ask_for_pass(call, "import")
-    return _created(asked.key_name, bits)
+    return _created(name, bits)
+
+
+def _note(repeatable: Repeatable | None) -> str | None:
+    return None if repeatable is None else repeatable.note
 
 
 def _created(name: KeyName, bits: int) -> ProvisionAnswer:
@@ -176,11 +205,18 @@ def _unsigned(number: int) -> str:
 
 
 def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswer:
-    with _audited("rotate", asked.key_name, None, call.correlation_id) as note:
-        version = services.class_keys.rotate(asked.key_name)
-        note(version)
+    """Make the next version; a repeated request answers the version that it made, whatever came after it."""
+    name, keys = asked.key_name, services.class_keys
+    repeatable = Repeatable.of(call.headers, "rotate", key_name=name)
+    with _audited("rotate", name, None, call.correlation_id) as note:
+        made = once(
+            repeatable,
+            lambda: keys.requests(name),
+            lambda: keys.rotate(name, request=_note(repeatable)),
+        )
+        note(made)
     _ask_for_pass(call, "rotate")
-    return RotateAnswer(key_name=asked.key_name, version=version)
+    return RotateAnswer(key_name=name, version=made.version)
 
 
 def _revoke(services: Services, call: Call, asked: RevokeRequest) -> RevokeAnswer:
@@ -191,13 +227,14 @@ def _revoke(services: Services, call: Call, asked: RevokeRequest) -> RevokeAnswe
 
 
 def _ask_for_pass(call: Call, cause: str) -> None:
+    """Ask for a pass; a repeated request asks, too: the first one may have died before it could."""
     call.put_pass(PassMessage(cause=cause, correlation_id=call.correlation_id).encode())
 
 
 @contextmanager
 def _audited(
     event: str, key_name: KeyName, version: int | None, correlation_id: str
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Callable[[Made], None]]:
     """Write what became of an operation, whatever became of it; gives what notes the version it made."""
     record = AuditRecord(
         event=event,
@@ -206,10 +243,12 @@ def _audited(
         key_name=key_name,
         key_version=version,
     )
-    made = [version]
+    made: list[Made] = []
     try:
         yield made.append
     except EdbError as error:
         write_record(replace(record, outcome="failed", reason=error.code, detail=str(error)))
         raise
-    write_record(replace(record, key_version=made[-1]))
+    for each in made:
+        record = replace(record, key_version=each.version, reason="repeated" if each.is_repeated else None)
+    write_record(record)
