@@ -37,6 +37,7 @@ PAGES_QUEUE = "distribute-pages"
 _LOG = logging.getLogger(__name__)
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_RETRY_SECONDS = 5
 # Errors of these branches are about the request; of all others nothing is told.
 _TOLD = (FormatError, PolicyDenied, KeyUnavailable, NotFound, Conflict)
 
@@ -114,8 +115,8 @@ def _refuse(error: EdbError, correlation_id: str) -> func.HttpResponse:
             extra={"correlation_id": correlation_id, "code": error.code, "detail": str(error)},
         )
     headers = {"Content-Type": "application/problem+json"}
-    if isinstance(error, TransportError):
-        headers["Retry-After"] = str(int(error.retry_after or 5))
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(int(getattr(error, "retry_after", None) or _RETRY_SECONDS))
     if isinstance(error, MethodNotAllowedError):
         headers["Allow"] = error.allowed
     document = problem(shown, status=status, correlation_id=correlation_id)

@@ -91,6 +91,9 @@ def _audited(
 def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str]) -> _Grant | Denial:
     """Verify what the caller shows, and ask the policy.
 
+    The steps are the same whatever the outcome, and none asks the vault: how long a denial takes depends on
+    what the caller sent and on the policy, and on nothing that he could not know without it.
+
     Raises:
         FormatError: ``unsupported_algorithm``, the algorithm asked for is none for the caller's kind of key.
     """
@@ -102,9 +105,6 @@ def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str
         )
     at = services.now()
     path, fault = verify_chain(asked.certificates, services.trust, at=at)
-    if path is not None and leaf_public_key(path.leaf) != asked.public_key.spki:
-        # Certificates are public: whoever shows one for another key shows nothing, whatever the policy asks.
-        return Denial(reason="key_mismatch", detail="client_cert is for another key than client_public_key")
     claims = {
         **certificate_claims(path, spki=asked.public_key.spki, device_id=None),
         **_caller_claims(services, headers),
@@ -113,6 +113,9 @@ def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str
     answer = evaluate(
         services.policy, operation=Operation.WRAP, key_name=asked.key_name, claims=claims, at=at
     )
+    if path is not None and leaf_public_key(path.leaf) != asked.public_key.spki:
+        # Certificates are public: whoever shows one for another key shows nothing, whatever the policy asks.
+        return Denial(reason="key_mismatch", detail="client_cert is for another key than client_public_key")
     if isinstance(answer, Denied):
         return explain(answer, claims, fault)
     wanted = fitting if asked.algorithm is None else (asked.algorithm,)

@@ -11,6 +11,7 @@ import azure.functions as func
 from azure.functions.meta import Datum
 from cryptography.hazmat.primitives.serialization import Encoding
 from simulators.cloud import AUDIENCE, Cloud
+from simulators.described import DescribedApi
 from simulators.fleet import policy_document
 
 from functions.app import build_app
@@ -43,10 +44,12 @@ class Reply:
         self.document = json.loads(self.body)
 
 
-def environment(cloud: Cloud, folder: Path, **changes: str | None) -> dict[str, str]:
+def environment(
+    cloud: Cloud, folder: Path, *, policy_changes: dict[str, object] | None = None, **changes: str | None
+) -> dict[str, str]:
     """Return settings as the host gives them, with the files that they name; None leaves one out."""
     policy = folder / "policy.json"
-    policy.write_text(json.dumps(policy_document(cloud.authority.root_sha256)))
+    policy.write_text(json.dumps(policy_document(cloud.authority.root_sha256, **policy_changes or {})))
     roots = folder / "roots.pem"
     roots.write_bytes(cloud.authority.root.public_bytes(Encoding.PEM))
     values = {
@@ -65,16 +68,24 @@ def environment(cloud: Cloud, folder: Path, **changes: str | None) -> dict[str, 
 class App:
     """The app; ``queues`` holds what it put on queues and nobody took yet."""
 
-    def __init__(self, cloud: Cloud, folder: Path) -> None:
+    def __init__(self, cloud: Cloud, folder: Path, **policy_changes: object) -> None:
         self.cloud = cloud
         self.queues: dict[str, list[str]] = defaultdict(list)
-        app = build_app(environment(cloud, folder), connect_services=self._connect)
+        settings = environment(cloud, folder, policy_changes=policy_changes)
+        app = build_app(settings, connect_services=self._connect)
         self.functions = {function.get_function_name(): function for function in app.get_functions()}
+        self.described = DescribedApi(self._send("OpenApi", b"", method="GET").document)
 
     def request(
         self, name: str, body: object = None, *, method="POST", headers=None, route=None, params=None
     ) -> Reply:
+        """Send a request; its answer is held to the OpenAPI document."""
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        reply = self._send(name, data, method=method, headers=headers, route=route, params=params)
+        self.described.check(name, method, reply)
+        return reply
+
+    def _send(self, name: str, data: bytes, *, method, headers=None, route=None, params=None) -> Reply:
         request = func.HttpRequest(
             method=method,
             url=f"https://app.test/api/{name}",

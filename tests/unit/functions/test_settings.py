@@ -89,6 +89,7 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "DeviceModule",
         "Health",
         "OpenApi",
+        "Ready",
         "DistributeKeyTimer",
         "DistributeKeyPass",
         "DistributeKeyPage",
