@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -61,6 +62,7 @@ _TAGGED_QUERIES = {
     "modules": "SELECT * FROM devices.modules WHERE is_defined(tags.confidential_packages)",
 }
 _MODULES_BEGIN = "modules:"
+_WORD = re.compile(r"[a-z0-9_]{1,64}")
 _LOG = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
@@ -126,12 +128,15 @@ class HubTwinRegistry:
                 if token is None:
                     break
 
-    def page(self, *, token: str | None, size: int) -> TwinPage:
+    def page(
+        self, *, token: str | None, size: int, state: str | None = None, reason: str | None = None
+    ) -> TwinPage:
         """Return twins that bear an outcome tag, devices first and then modules; see the port."""
         source, _, hub_token = (token or "devices:").partition(":")
         if source not in _TAGGED_QUERIES:
             raise FormatError("token: not one that a page of devices told")
-        rows, following = self._query(_TAGGED_QUERIES[source], hub_token or None, size)
+        query = _TAGGED_QUERIES[source] + _tagged("state", state) + _tagged("reason", reason)
+        rows, following = self._query(query, hub_token or None, size)
         next_token = None if following is None else f"{source}:{following}"
         if next_token is None and source == "devices":
             next_token = _MODULES_BEGIN
@@ -162,6 +167,15 @@ class HubTwinRegistry:
         if client is None:
             client = self._threads.client = self._connect()
         return client
+
+
+def _tagged(member: str, value: str | None) -> str:
+    """Return the condition that the outcome tag tells this word; the query language has no parameters."""
+    if value is None:
+        return ""
+    if not _WORD.fullmatch(value):
+        raise FormatError(f"{member}: expected a word of a-z 0-9 _")
+    return f" AND tags.confidential_packages.{member} = '{value}'"
 
 
 def _wait(state: RetryCallState) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from shared.errors import Conflict, FormatError, NotFound
@@ -78,11 +79,21 @@ class MemoryRegistry:
         for start in range(0, len(found), self._page_size):
             yield found[start : start + self._page_size]
 
-    def page(self, *, token: str | None, size: int) -> TwinPage:
+    def page(
+        self, *, token: str | None, size: int, state: str | None = None, reason: str | None = None
+    ) -> TwinPage:
         self._fail("page")
         if token is not None and not token.isdecimal():
             raise FormatError("token: not one of this registry's")
-        tagged = [name for name, twin in self._documents.items() if "confidential_packages" in twin["tags"]]
+        if any(not re.fullmatch("[a-z0-9_]+", word) for word in (state, reason) if word is not None):
+            raise FormatError("filter: expected a word")
+        wanted = {key: word for key, word in (("state", state), ("reason", reason)) if word is not None}
+        tagged = [
+            name
+            for name, twin in self._documents.items()
+            if "confidential_packages" in twin["tags"]
+            and wanted.items() <= dict(twin["tags"]["confidential_packages"]).items()
+        ]
         start = int(token or 0)
         end = start + size
         twins = [self.read(name) for name in tagged[start:end]]
