@@ -30,6 +30,11 @@ MAX_TOKEN = 4096
 _KEY_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _HUB_ID_PATTERN = r"^[A-Za-z0-9\-:.+%_#*?!(),=@;$']{1,128}$"
 _BASE64_PATTERN = r"^[A-Za-z0-9+/\s]*={0,2}\s*$"
+# The base point of P-256, whose private key is 1: nobody can take it for a key to be used.
+_PUBLIC_KEY_EXAMPLE = (
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfY"
+    "Et6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q=="
+)
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TOKEN = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -113,7 +118,10 @@ TIME = Value(schema={"type": "string", "format": "date-time"}, read=read.text)
 DIGEST = Value(schema={"type": "string", "pattern": "^[0-9a-f]{64}$"}, read=read.text)
 BASE64URL = Value(schema={"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}, read=read.text)
 
-KEY_NAME = Value(schema={"type": "string", "pattern": _KEY_NAME_PATTERN}, read=read.name)
+KEY_NAME = Value(
+    schema={"type": "string", "pattern": _KEY_NAME_PATTERN, "examples": ["my_confidential_app"]},
+    read=read.name,
+)
 KEY_PREFIX = Value(
     schema={"type": "string", "pattern": f"^{_PREFIX.pattern}$"},
     read=_matching(_PREFIX, "the beginning of a key name"),
@@ -143,7 +151,7 @@ IMPORT_ALGORITHM = Value(
 )
 _BASE64: dict[str, object] = {"type": "string", "contentEncoding": "base64", "pattern": _BASE64_PATTERN}
 WRAPPED_KEY = Value(schema=_BASE64, read=read.wrapped_key, write=encode_base64)
-PUBLIC_KEY = Value(schema=_BASE64, read=read.public_key)
+PUBLIC_KEY = Value(schema={**_BASE64, "examples": [_PUBLIC_KEY_EXAMPLE]}, read=read.public_key)
 CERTIFICATES = Value(schema={"type": "string"}, read=read.certificates)
 
 DEVICE_ID = Value(

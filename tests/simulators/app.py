@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import azure.functions as func
 from azure.functions.meta import Datum
@@ -66,11 +67,19 @@ def environment(
 
 
 class App:
-    """The app; ``queues`` holds what it put on queues and nobody took yet."""
+    """The app; ``queues`` holds what it put on queues and nobody took yet.
+
+    Attributes:
+        function_key: Sent with every request, in the header and in the query, as the platform hands it on.
+        replies: Every answer.
+    """
+
+    function_key: str | None = None
 
     def __init__(self, cloud: Cloud, folder: Path, **policy_changes: object) -> None:
         self.cloud = cloud
         self.queues: dict[str, list[str]] = defaultdict(list)
+        self.replies: list[Reply] = []
         settings = environment(cloud, folder, policy_changes=policy_changes)
         app = build_app(settings, connect_services=self._connect)
         self.functions = {function.get_function_name(): function for function in app.get_functions()}
@@ -86,15 +95,18 @@ class App:
         return reply
 
     def _send(self, name: str, data: bytes, *, method, headers=None, route=None, params=None) -> Reply:
+        key = self.function_key
         request = func.HttpRequest(
             method=method,
-            url=f"https://app.test/api/{name}",
-            headers=headers or {},
-            params=params or {},
+            url=f"https://app.test/api/{name}" + (f"?code={quote(key)}" if key else ""),
+            headers={**({"x-functions-key": key} if key else {}), **(headers or {})},
+            params={**({"code": key} if key else {}), **(params or {})},
             route_params=route or {},
             body=data,
         )
-        return Reply(self._invoke(name, req=request))
+        reply = Reply(self._invoke(name, req=request))
+        self.replies.append(reply)
+        return reply
 
     def tick(self) -> None:
         self._invoke("DistributeKeyTimer", timer=None)
