@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shared.errors import FormatError
 from shared.wire.values import Value
 
 if TYPE_CHECKING:
@@ -135,14 +134,13 @@ def reference(cls: type) -> dict[str, object]:
 
 def object_of(cls: type[_Object]) -> Value[_Object]:
     """Return the kind whose values are instances of a class; such values are written only."""
-    return Value(schema=reference(cls), read=_unread, write=encode, objects=(cls,))
+    return Value(schema=reference(cls), write=encode, objects=(cls,))
 
 
 def list_of(cls: type[_Object]) -> Value[tuple[_Object, ...]]:
     """Return the kind of lists of instances; written only."""
     return Value(
         schema={"type": "array", "items": reference(cls)},
-        read=_unread,
         write=lambda values: [encode(value) for value in values],
         objects=(cls,),
     )
@@ -152,14 +150,9 @@ def map_of(kind: Value[_Object]) -> Value[Mapping[str, _Object]]:
     """Return the kind of objects whose members are all of one kind; written only."""
     return Value(
         schema={"type": "object", "additionalProperties": kind.schema},
-        read=_unread,
         write=lambda values: {name: kind.write(value) for name, value in values.items()},
         objects=kind.objects,
     )
-
-
-def _unread(_value: object, where: str) -> Any:  # noqa: ANN401 - returns nothing
-    raise FormatError(f"{where}: is only ever written")
 
 
 def _default(each: Field[Any]) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from shared.encoding import encode_base64
 from shared.errors import FormatError
@@ -40,33 +40,26 @@ _TOKEN = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
+def _unread(_value: object, where: str) -> NoReturn:
+    raise FormatError(f"{where}: is only ever written")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value(Generic[_Value]):
     """A kind of value.
 
     Args:
         schema: JSON Schema (2020-12) of what is read or written.
-        read: Reads a value found at a place, or raises FormatError; the text of a query's parameter, too.
+        read: Reads a value found at a place, or raises FormatError; the text of a query's parameter, too. A
+            kind of answers alone needs none.
         write: Returns the JSON value.
         objects: The classes that the schema refers to, see :mod:`shared.wire.objects`.
     """
 
     schema: Mapping[str, object]
-    read: Callable[[object, str], _Value]
+    read: Callable[[object, str], _Value] = _unread
     write: Callable[[_Value], object] = lambda value: value
     objects: tuple[type, ...] = ()
-
-
-def _flag(value: object, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise FormatError(f"{where}: expected true or false, found {type(value).__name__}")
-    return value
-
-
-def _count(value: object, where: str) -> int:
-    if type(value) is not int or value < 0:
-        raise FormatError(f"{where}: expected a number from 0")
-    return value
 
 
 def _page_size(value: object, where: str) -> int:
@@ -101,22 +94,21 @@ def nullable(kind: Value[_Value]) -> Value[_Value | None]:
     """Return a kind that may also be null."""
     return Value(
         schema={"anyOf": [kind.schema, {"type": "null"}]},
-        read=lambda value, where: None if value is None else kind.read(value, where),
         write=lambda value: None if value is None else kind.write(value),
         objects=kind.objects,
     )
 
 
 TEXT = Value(schema={"type": "string"}, read=read.text)
-FLAG = Value(schema={"type": "boolean"}, read=_flag)
-COUNT = Value(schema={"type": "integer", "minimum": 0}, read=_count)
+FLAG: Value[bool] = Value(schema={"type": "boolean"})
+COUNT: Value[int] = Value(schema={"type": "integer", "minimum": 0})
 CODE = Value(
     schema={"type": "string", "pattern": f"^{_CODE.pattern}$"},
     read=_matching(_CODE, "a code: 1 to 64 characters a-z 0-9 _, the first a letter"),
 )
-TIME = Value(schema={"type": "string", "format": "date-time"}, read=read.text)
-DIGEST = Value(schema={"type": "string", "pattern": "^[0-9a-f]{64}$"}, read=read.text)
-BASE64URL = Value(schema={"type": "string", "pattern": "^[A-Za-z0-9_-]+$"}, read=read.text)
+TIME: Value[str] = Value(schema={"type": "string", "format": "date-time"})
+DIGEST: Value[str] = Value(schema={"type": "string", "pattern": "^[0-9a-f]{64}$"})
+BASE64URL: Value[str] = Value(schema={"type": "string", "pattern": "^[A-Za-z0-9_-]+$"})
 
 KEY_NAME = Value(
     schema={"type": "string", "pattern": _KEY_NAME_PATTERN, "examples": ["my_confidential_app"]},
@@ -127,15 +119,15 @@ KEY_PREFIX = Value(
     read=_matching(_PREFIX, "the beginning of a key name"),
 )
 VERSION = Value(schema={"type": "integer", "minimum": 1, "maximum": MAX_KEY_VERSION}, read=read.version)
-FLOOR = Value(schema={"type": "integer", "minimum": 1, "maximum": MAX_KEY_VERSION + 1}, read=_count)
+FLOOR: Value[int] = Value(schema={"type": "integer", "minimum": 1, "maximum": MAX_KEY_VERSION + 1})
 KEY_ALGORITHM = Value(schema={"type": "string", "enum": [read.KEY_ALGORITHM]}, read=read.key_algorithm)
 STRENGTH = Value(
     schema={"enum": [*(str(bits) for bits in read.STRENGTHS), *read.STRENGTHS]}, read=read.strength
 )
 """Bits, as read: text or number."""
 
-STRENGTH_TEXT = Value(
-    schema={"type": "string", "enum": [str(bits) for bits in read.STRENGTHS]}, read=read.strength, write=str
+STRENGTH_TEXT: Value[int] = Value(
+    schema={"type": "string", "enum": [str(bits) for bits in read.STRENGTHS]}, write=str
 )
 """Bits, as written: text."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import typing
 from pathlib import Path
 
 import jsonschema
@@ -55,6 +57,15 @@ def test_every_http_function_is_described_and_nothing_else_is(app, document):
         assert path == f"/{trigger.route}"
         assert method in {each.value for each in trigger.methods}
         assert bool(operation["security"]) == (trigger.auth_level.value != "anonymous"), name
+
+
+def test_every_functions_arguments_are_its_bindings_with_types_that_resolve(app):
+    """The platform's worker reads them so, and refuses the app otherwise."""
+    for name, function in app.functions.items():
+        code = function.get_user_function()
+        bindings = {binding.name for binding in function.get_bindings() if binding.name != "$return"}
+        assert set(inspect.signature(code).parameters) == bindings, name
+        assert set(typing.get_type_hints(code)) - {"return"} == bindings, name
 
 
 def test_a_routes_parameters_are_all_described(document):
