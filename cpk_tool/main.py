@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cpk_tool import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
-
-_STATUS_SIGNALLED = 128
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,45 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments in (["--version"], ["-V"]):
         print(f"cpk-tool {VERSION}")
         return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _terminate)
-    return _run(arguments)
-
-
-def _run(arguments: list[str]) -> int:
     from cpk_tool import output, parsers  # noqa: PLC0415 - --version is to start fast
-    from shared.errors import EdbError  # noqa: PLC0415 - as above
+    from shared.command_line.running import run  # noqa: PLC0415 - as above
 
-    options = None
-    try:
-        options = parsers.parse(arguments)
-        status: int = options.run(options)
-        sys.stdout.flush()
-    except EdbError as error:
-        if getattr(options, "json", "--json" in arguments):
-            output.print_failure(error)
-        output.report(error)
-        return output.exit_status(error)
-    except BrokenPipeError:
-        sys.stdout = None  # the reader has gone; nothing is left to flush
-        return output.FAILED
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        failure = EdbError(f"{where}{(error.strerror or type(error).__name__).lower()}", code="io_error")
-        if getattr(options, "json", False):
-            output.print_failure(failure)
-        output.report(failure)
-        return output.FAILED
-    except KeyboardInterrupt:
-        output.report_error("interrupted")
-        return output.INTERRUPTED
-    return status
-
-
-def _terminate(number: int, _frame: FrameType | None) -> NoReturn:
-    """Unwind, so that nothing half-written is left behind."""
-    raise SystemExit(_STATUS_SIGNALLED + number)
+    return run(output.MESSAGES, parsers.parse, arguments)
 
 
 if __name__ == "__main__":

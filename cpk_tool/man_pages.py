@@ -1,122 +1,30 @@
-"""Man pages, written from the parsers: ``python -m cpk_tool.man_pages DIRECTORY``.
+"""Man pages of ``cpk-tool``, written from its parsers: ``python -m cpk_tool.man_pages DIRECTORY``.
 
 One page for the tool and one for each command, so that ``man cpk-tool-build`` says what ``cpk-tool build
---help`` says. They carry no date and wrap nothing: the same parsers give the same bytes on every machine.
+--help`` says.
 """
 
 from __future__ import annotations
 
-import re
 import sys
-import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cpk_tool import VERSION
 from cpk_tool.parsers import COMMANDS, PROGRAM, build_parser, command_parsers
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Mapping
-
-    from cpk_tool.parsers import Parser
-
-_SUMMARY = "build, check and install confidential packages"
-_OPTION_GROUPS = {"positional arguments": "ARGUMENTS", "options": "OPTIONS"}
-_HEADED = re.compile(r"([a-z][a-z0-9 ,\'.-]*):[ \n](.*)", re.DOTALL)
+from shared.command_line.man_pages import Program
 
 
-def man_pages() -> Mapping[str, str]:
-    """Return every page by its file's name."""
-    tool = [*_body(build_parser(), "[--version] COMMAND …"), *_commands()]
-    pages = {f"{PROGRAM}.1": _page(PROGRAM, _SUMMARY, tool)}
-    for name, parser in command_parsers().items():
-        title = f"{PROGRAM}-{name}"
-        body = [*_body(parser, f"{name} {_synopsis(parser)}"), ".SH SEE ALSO", f".BR {PROGRAM} (1)"]
-        pages[f"{title}.1"] = _page(title, COMMANDS[name], body)
-    return pages
-
-
-def write_man_pages(folder: Path) -> None:
-    """Write every page into ``folder``, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in man_pages().items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _page(title: str, summary: str, body: list[str]) -> str:
-    head = [
-        f'.TH "{title.upper()}" 1 "" "{PROGRAM} {VERSION}" "User commands"',
-        ".ad l",
-        ".SH NAME",
-        f"{_escaped(title)} \\- {_escaped(summary)}",
-    ]
-    return "\n".join([*head, *body]) + "\n"
-
-
-def _body(parser: Parser, usage: str) -> list[str]:
-    lines = [".SH SYNOPSIS", f".B {PROGRAM}", _escaped(usage), ".SH DESCRIPTION"]
-    lines += _paragraphs(parser.description or "")
-    for title, options in parser.declared_groups():
-        shown = [option for option in options if not isinstance(option.choices, dict)]
-        if shown:
-            lines.append(f".SH {_escaped(_OPTION_GROUPS.get(title, title.upper()))}")
-        for option in shown:
-            lines += [".TP", _invocation(option), _escaped((option.help or "").replace("%%", "%"))]
-    return lines + _sections(parser.epilog or "")
-
-
-def _commands() -> list[str]:
-    lines = [".SH COMMANDS"]
-    for name, summary in COMMANDS.items():
-        lines += [".TP", f".BR {_escaped(f'{PROGRAM}-{name}')} (1)", _escaped(summary)]
-    return lines
-
-
-def _synopsis(parser: Parser) -> str:
-    """Return what must be given, and that there are options."""
-    options = [option for option in parser.declared() if option.option_strings]
-    required = [f"{option.option_strings[0]} {_value(option)}" for option in options if option.required]
-    arguments = [_value(option) for option in parser.declared() if not option.option_strings]
-    return " ".join([*required, "[options]", *arguments])
-
-
-def _invocation(option: argparse.Action) -> str:
-    value = "" if option.nargs == 0 else f" \\fI{_escaped(_value(option))}\\fR"
-    if not option.option_strings:
-        return value.strip()
-    return ", ".join(f"\\fB{_escaped(name)}\\fR{value}" for name in option.option_strings)
-
-
-def _value(option: argparse.Action) -> str:
-    if option.metavar is None and option.choices is not None:
-        return "|".join(map(str, option.choices))
-    return str(option.metavar or option.dest.upper())
-
-
-def _sections(epilog: str) -> list[str]:
-    """Turn each ``title: …`` paragraph of a help text's end into a section, its lines kept as they are."""
-    lines: list[str] = []
-    for paragraph in filter(None, re.split(r"\n(?=[a-z][^\n]*:(?:\s|$))", f"\n{epilog.strip()}")):
-        match = _HEADED.fullmatch(paragraph.strip())
-        title, text = (match[1], match[2]) if match is not None else ("notes", paragraph)
-        kept = textwrap.dedent(text.strip("\n")).rstrip().split("\n")
-        lines += [f".SH {_escaped(title.upper())}", ".nf", *map(_escaped, kept), ".fi"]
-    return lines
-
-
-def _paragraphs(text: str) -> list[str]:
-    lines: list[str] = []
-    for number, paragraph in enumerate(text.strip().split("\n\n")):
-        lines += ([".PP"] if number else []) + [_escaped(line) for line in paragraph.split("\n")]
-    return lines
-
-
-def _escaped(line: str) -> str:
-    """Return a line that roff takes as text."""
-    text = line.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("'", "\\(aq")
-    return f"\\&{text}" if text.startswith((".", "\\(aq")) else text
+def documented() -> Program:
+    """Return the tool with every command's parser."""
+    return Program(
+        name=PROGRAM,
+        version=VERSION,
+        summary="build, check and install confidential packages",
+        parser=build_parser(),
+        commands=command_parsers(),
+        summaries=COMMANDS,
+    )
 
 
 if __name__ == "__main__":
-    write_man_pages(Path(sys.argv[1]))
+    documented().write_man_pages(Path(sys.argv[1]))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from cpk_tool import VERSION
+from shared.command_line.parser import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,27 +70,6 @@ environment:
 exit status:
   0 done, 1 failed or malformed, 2 wrong usage, 3 refused by verification or policy, 130 interrupted
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong the way every other error is said, and what it has declared."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the error, and exit with 2."""
-        self.print_usage(sys.stderr)
-        self.exit(2, f"{PROGRAM}: error: {message}\n")
-
-    def declared(self) -> list[argparse.Action]:
-        """Return every argument and option, in the order of their declaration."""
-        return list(self._actions)
-
-    def declared_groups(self) -> list[tuple[str, list[argparse.Action]]]:
-        """Return the titles of the groups that hold anything, each with its arguments and options."""
-        return [
-            (group.title or "", list(group._group_actions))  # noqa: SLF001 - argparse offers no other way
-            for group in self._action_groups
-            if group._group_actions  # noqa: SLF001 - as above
-        ]
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

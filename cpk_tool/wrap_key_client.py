@@ -18,8 +18,9 @@ from cpk_tool.key_files import read_small
 from cpk_tool.output import UsageError
 from shared import strict_json
 from shared.encoding import decode_base64, encode_base64
-from shared.errors import Conflict, EdbError, FormatError, NotFound, PolicyDenied, TransportError
+from shared.errors import FormatError, TransportError
 from shared.types import MAX_KEY_VERSION, KeyName, WrapAlgorithm
+from shared.wire.problems import refusal
 
 if TYPE_CHECKING:
     import argparse
@@ -29,9 +30,7 @@ MAX_ANSWER = 64 << 10
 """Largest answer that is read, in bytes."""
 
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 200, 401, 403, 404, 409
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
-_MAX_TOLD = 512
+_OK = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +127,12 @@ def request_wrapped_key(
         body["key_version"] = version
     status, answer = _post(service, body)
     if status != _OK:
-        raise _refusal(service, name, status, answer)
+        raise refusal(
+            status,
+            answer,
+            where=f"{service.shown}: no class key {name}",
+            unauthorized_hint="give the function key in $CPK_FUNCTION_KEY or --function-key-file",
+        )
     wrapped = _parse_answer(service, answer)
     if version is not None and wrapped.version not in {version, None}:
         raise FormatError(
@@ -182,30 +186,6 @@ def _read_limited(response: httpx.Response, service: WrapKeyService) -> bytes:
                 f"{service.shown}: expected an answer of at most {MAX_ANSWER} bytes, found more"
             )
     return bytes(data)
-
-
-def _refusal(service: WrapKeyService, name: KeyName, status: int, answer: bytes) -> EdbError:
-    """Return the error for a status other than 200; the answer is problem+json (RFC 9457), or anything."""
-    try:
-        document = strict_json.loads(answer, where="answer")
-    except FormatError:
-        document = None
-    problem = document if isinstance(document, dict) else {}
-    told = {
-        name: value[:_MAX_TOLD]
-        for name in ("code", "title", "detail", "hint", "correlation_id")
-        if isinstance(value := problem.get(name), str) and value
-    }
-    parts = [f"status {status}", told.get("code"), told.get("detail") or told.get("title")]
-    message = f"{service.shown}: no class key {name}: {': '.join(part for part in parts if part)}"
-    if "correlation_id" in told:
-        message += f" (correlation id {told['correlation_id']})"
-    hint = told.get("hint")
-    if status == _UNAUTHORIZED:
-        hint = "give the function key in $CPK_FUNCTION_KEY or --function-key-file"
-    kinds: dict[int, type[EdbError]] = {_FORBIDDEN: PolicyDenied, _NOT_FOUND: NotFound, _CONFLICT: Conflict}
-    kind = TransportError if status in _PASSING else kinds.get(status, EdbError)
-    return kind(message, code=told.get("code"), hint=hint)
 
 
 def _parse_answer(service: WrapKeyService, answer: bytes) -> WrappedKey:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
-from functions import distribute_key, fleet, health, openapi, provision_key, wrap_key
+from functions import distribute_key, fleet, health, key_lifecycle, openapi, provision_key, wrap_key
 from functions.services import connect
 from functions.settings import Settings
 
@@ -51,7 +51,7 @@ def http_functions(services: Callable[[], Services], *, audience: Audience) -> l
         services: Puts the services together at the first call.
         audience: The deployment's id.
     """
-    contracts = [each.blueprint(services) for each in (provision_key, wrap_key, fleet)]
+    contracts = [each.blueprint(services) for each in (provision_key, key_lifecycle, wrap_key, fleet)]
     contracts.append(health.blueprint(services, audience=audience))
     return [*contracts, openapi.blueprint(contracts)]
 

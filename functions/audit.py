@@ -18,7 +18,8 @@ class AuditRecord:
     """One decision.
 
     Args:
-        event: ``distribute`` ``wrap`` ``provision`` ``import`` ``rotate`` or ``revoke``.
+        event: ``distribute`` ``wrap`` ``provision`` ``import`` ``rotate`` ``revoke`` ``rewrap``
+            ``delete`` or ``recover``.
         outcome: ``allowed`` or ``denied``; ``failed`` if it was allowed and could not be done.
         correlation_id: What finds the request or pass in the logs.
         device_id: The device, if it is about one.

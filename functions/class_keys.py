@@ -1,28 +1,57 @@
-"""Class keys: made, imported, rotated, revoked and opened (protocol section 2).
+"""Class keys: made, imported, rotated, revoked, sealed anew, deleted and opened (protocol section 2).
 
 A class key exists in clear for as long as it is sealed or wrapped, and in a cache of at most a minute, so
 that the vault is asked once for a version and pass and never for each device.
+
+Whether a version may be used is asked of the store each time, and never remembered: the cache saves opening
+an envelope, not asking for the floor.
 """
 
 from __future__ import annotations
 
+import hmac
+import logging
 import secrets
 import threading
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from shared.errors import FormatError, VerificationError
+from shared.errors import Conflict, FormatError, KeyUnavailable, NotFound, VerificationError
 from shared.keys.envelope import open_envelope, parse_envelope, seal_envelope
+from shared.keys.store import VersionState
 from shared.keys.wrapping import KEY_LENGTHS
 from shared.types import KeyName, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
+    from shared.keys.envelope import Envelope, Kek
     from shared.keys.store import ClassKeyState, ClassKeyStore, KeyEncryptionKey
 
 CACHE_SECONDS = 60.0
 """How long an opened class key stays in memory at most (protocol section 2)."""
+
+REWRAP_LIMIT = 100
+"""Envelopes that one call of :meth:`ClassKeys.rewrap` seals anew at most: about half a minute's work."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrapped:
+    """What sealing envelopes anew came to.
+
+    Args:
+        rewrapped: How many were sealed under the current KEK version.
+        remaining: How many are still sealed under an older one.
+        kid: The current KEK version's full id.
+    """
+
+    rewrapped: int
+    remaining: int
+    kid: str
 
 
 class ClassKeys:
@@ -31,6 +60,8 @@ class ClassKeys:
     Args:
         store: Where their envelopes rest.
         kek: What the envelopes are sealed under.
+        lifetime: How long a new version is valid; None for ever.
+        now: Tells the time that a lifetime begins at, aware.
         monotonic: A clock in seconds that never goes back.
         random: Gives key material.
     """
@@ -40,15 +71,20 @@ class ClassKeys:
         store: ClassKeyStore,
         kek: KeyEncryptionKey,
         *,
+        lifetime: timedelta | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         self._store = store
         self._kek = kek
+        self._lifetime = lifetime
+        self._now = now
         self._monotonic = monotonic
         self._random = random
         self._lock = threading.Lock()
         self._opened: dict[tuple[KeyName, int], tuple[Secret, float]] = {}
+        self._sweeper: threading.Timer | None = None
 
     def states(self) -> Mapping[KeyName, ClassKeyState]:
         """Return every class key's state."""
@@ -119,7 +155,14 @@ class ClassKeys:
         version = state.latest + 1
         key = Secret(self._random(state.key_bytes))
         envelope = seal_envelope(key, kek=self._kek.current(), name=name, version=version)
-        self._store.add_version(name, envelope, version=version, algorithm=state.algorithm, request=request)
+        self._store.add_version(
+            name,
+            envelope,
+            version=version,
+            algorithm=state.algorithm,
+            expires_at=self._expiry(),
+            request=request,
+        )
         return version
 
     def revoke(self, name: KeyName, version: int) -> int:
@@ -132,9 +175,90 @@ class ClassKeys:
             NotFound: ``key_not_found``; there is no such key or version.
         """
         floor = self._store.raise_floor(name, version + 1)
-        with self._lock:
-            self._opened.clear()
+        self._forget()
         return floor
+
+    def delete(self, name: KeyName) -> datetime | None:
+        """Delete a class key that is revoked as a whole; it can be recovered for a while.
+
+        Returns:
+            Until when it can be recovered, aware; None if the store does not say.
+
+        Raises:
+            NotFound: ``key_not_found``; there is none, and none was deleted.
+            Conflict: ``key_in_use``, a version of it is not revoked.
+        """
+        try:
+            state = self._store.state(name)
+        except NotFound:
+            return self._store.delete(name)  # deleted before, or never there: the store knows
+        if state.latest >= state.floor:
+            raise Conflict(
+                f"class key {name}: version {state.latest} is not revoked; {state.floor} is the lowest left",
+                code="key_in_use",
+                hint="revoke its newest version first",
+            )
+        until = self._store.delete(name)
+        self._forget()
+        return until
+
+    def recover(self, name: KeyName) -> None:
+        """Bring a deleted class key back, revoked as it was; one that is there stays as it is.
+
+        Raises:
+            NotFound: ``key_not_found``; there is none, and none was deleted.
+        """
+        self._store.recover(name)
+
+    def rewrap(self, name: KeyName | None = None, *, limit: int = REWRAP_LIMIT) -> Rewrapped:
+        """Seal envelopes that rest under an older KEK version under the current one.
+
+        Each is read until its successor has been stored, opened again and found to hold the same key; a call
+        that was cut off is finished by the next. Versions that are revoked stay as they are: nobody needs
+        them, and they go with the KEK version that they rest under.
+
+        Args:
+            name: One class key; None for all.
+            limit: Most envelopes to seal anew; the others are counted.
+
+        Raises:
+            NotFound: ``key_not_found``.
+        """
+        kek = self._kek.current()
+        states = self._store.states() if name is None else {name: self._store.state(name)}
+        rewrapped = remaining = 0
+        for key_name, version in _in_use(states):
+            try:
+                text = self._store.read(key_name, version)
+                if _parse(text, key_name, version).kid == kek.kid:
+                    continue
+                if rewrapped < limit:
+                    self._rewrap(text, key_name, version, kek)
+                    rewrapped += 1
+                    continue
+            except (Conflict, KeyUnavailable, NotFound, VerificationError) as error:
+                # One key's fault stops no other's; what cannot be reached at all does, and is told.
+                detail = {"key_name": key_name, "key_version": version, "code": error.code}
+                _LOG.warning("rewrap_failed", extra={**detail, "detail": str(error)})
+            remaining += 1
+        return Rewrapped(rewrapped=rewrapped, remaining=remaining, kid=kek.kid)
+
+    def choose(self, name: KeyName, version: int | None) -> int:
+        """Return the version to wrap: the one asked for, or the current one; asks the store every time.
+
+        Raises:
+            NotFound: ``key_not_found``; there is no such class key or version.
+            KeyUnavailable: ``key_revoked``, ``key_disabled``, ``key_expired`` or ``key_not_yet_valid``.
+        """
+        state = self._store.state(name)
+        number = version or state.current or state.latest
+        found = state.version(number)
+        if found is None:
+            raise NotFound(f"class key {name} has no version {number}", code="key_not_found")
+        if found.state is VersionState.ACTIVE:
+            return number
+        why = found.state.value.replace("_", " ")
+        raise KeyUnavailable(f"class key {name} version {number} is {why}", code=f"key_{found.state.value}")
 
     def open(self, name: KeyName, version: int) -> Secret:
         """Return a version of a class key in clear; that it may be used is the caller's to check.
@@ -145,19 +269,40 @@ class ClassKeys:
                 another KEK, or does not hold.
         """
         with self._lock:
-            now = self._monotonic()
-            self._opened = {held: entry for held, entry in self._opened.items() if entry[1] > now}
+            self._drop_old()
             if (name, version) not in self._opened:
                 key = self._unseal(name, version)
-                self._opened[name, version] = (key, now + CACHE_SECONDS)
+                self._opened[name, version] = (key, self._monotonic() + CACHE_SECONDS)
+                self._sweep_later()
             return self._opened[name, version][0]
 
+    def _drop_old(self) -> None:
+        now = self._monotonic()
+        self._opened = {held: entry for held, entry in self._opened.items() if entry[1] > now}
+
+    def _sweep_later(self) -> None:
+        """See to it that keys are forgotten in time even if nobody ever asks for one again."""
+        if self._sweeper is None and self._opened:
+            soonest = min(until for _, until in self._opened.values())
+            self._sweeper = threading.Timer(max(0.0, soonest - self._monotonic()), self._sweep)
+            self._sweeper.daemon = True
+            self._sweeper.start()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            self._sweeper = None
+            self._drop_old()
+            self._sweep_later()
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._opened.clear()
+
     def _unseal(self, name: KeyName, version: int) -> Secret:
-        text = self._store.read(name, version)
-        try:
-            envelope = parse_envelope(text, where=f"class key {name} version {version}")
-        except FormatError as error:
-            raise VerificationError(str(error), code="envelope_malformed") from error
+        return self._open_text(self._store.read(name, version), name, version)
+
+    def _open_text(self, text: str, name: KeyName, version: int) -> Secret:
+        envelope = _parse(text, name, version)
         # The cheap comparison first: what is another key's envelope is not worth asking the vault.
         if (envelope.name, envelope.version) != (name, version):
             raise VerificationError(
@@ -167,6 +312,33 @@ class ClassKeys:
         cek = self._kek.unwrap(envelope.kid, envelope.encrypted_cek)
         return open_envelope(envelope, cek, name=name, version=version)
 
+    def _rewrap(self, old: str, name: KeyName, version: int, kek: Kek) -> None:
+        key = self._open_text(old, name, version)
+        text = seal_envelope(key, kek=kek, name=name, version=version)
+        # What is stored is what will be read: that the vault opens it is seen before, not after.
+        if not hmac.compare_digest(self._open_text(text, name, version).reveal(), key.reveal()):
+            raise VerificationError(f"class key {name} version {version}: sealing it anew changed it")
+        self._store.replace_envelope(name, text, version=version)
+
     def _create(self, name: KeyName, key: Secret, *, request: str | None) -> None:
         envelope = seal_envelope(key, kek=self._kek.current(), name=name, version=1)
-        self._store.create(name, envelope, algorithm=f"aes-gcm-{len(key) * 8}", request=request)
+        algorithm = f"aes-gcm-{len(key) * 8}"
+        self._store.create(name, envelope, algorithm=algorithm, expires_at=self._expiry(), request=request)
+
+    def _expiry(self) -> datetime | None:
+        return None if self._lifetime is None else self._now() + self._lifetime
+
+
+def _parse(text: str, name: KeyName, version: int) -> Envelope:
+    try:
+        return parse_envelope(text, where=f"class key {name} version {version}")
+    except FormatError as error:
+        raise VerificationError(str(error), code="envelope_malformed") from error
+
+
+def _in_use(states: Mapping[KeyName, ClassKeyState]) -> Iterator[tuple[KeyName, int]]:
+    """Return every version that is not revoked, in order."""
+    for name, state in sorted(states.items()):
+        for version in state.versions:
+            if version.state is not VersionState.REVOKED:
+                yield name, version.version

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from shared.errors import FormatError
-from shared.keys.store import ALGORITHM_BITS, ClassKeyState
+from shared.keys.store import ALGORITHM_BITS, ClassKeyState, ClassKeyVersion
 from shared.twin.documents import OUTCOME_TAG, ReportedStatus, parse_status
 from shared.twin.held import read_held
 from shared.types import parse_device_id, parse_key_name
@@ -28,7 +28,7 @@ from shared.wire.fleet import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 STALE_SECONDS = 24 * 3600
 """A release that was not acknowledged for so long is shown as stale."""
 
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 MAX_VERSIONS = 100
 """How many versions of a class key are shown at most."""
 
@@ -154,14 +155,17 @@ def describe_key(name: KeyName, state: ClassKeyState) -> KeyDescription:
         version=state.latest,
         floor=state.floor,
         bits=ALGORITHM_BITS[state.algorithm],
-        versions=tuple(_versions(state)),
+        versions=tuple(_describe_version(each) for each in state.versions[-MAX_VERSIONS:]),
     )
 
 
-def _versions(state: ClassKeyState) -> Iterator[KeyVersion]:
-    """Return a class key's versions, the newest first, as far as its state tells of them."""
-    for version in range(state.latest, max(0, state.latest - MAX_VERSIONS), -1):
-        yield KeyVersion(version=version, state="active" if version >= state.floor else "revoked")
+def _describe_version(version: ClassKeyVersion) -> KeyVersion:
+    return KeyVersion(
+        version=version.version,
+        state=version.state.value,
+        created_at=f"{version.created_at:{_TIME}}",
+        expires_at=None if version.expires_at is None else f"{version.expires_at:{_TIME}}",
+    )
 
 
 def _devices(services: Services, asked: DevicesQuery) -> DevicePage:
@@ -259,4 +263,4 @@ def _is_stale(release: Release | None, status: ReportedStatus | None, *, now: da
 
 
 def _time(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{datetime.fromtimestamp(seconds, UTC):{_TIME}}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from functions.class_keys import ClassKeys
 from functions.distribute import Distributor
+from functions.trust import TrustSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ class Services:
     Args:
         audience: Its id.
         policy: The release policy.
-        trust: Roots that client and device certificates must lead to.
+        trust_source: Gives the roots that client and device certificates must lead to.
         entra_in_front: Whether the platform's headers about the caller mean anything.
         class_keys: The class keys.
         kek: What they rest under.
@@ -38,13 +39,18 @@ class Services:
 
     audience: Audience
     policy: Policy
-    trust: TrustStore
+    trust_source: TrustSource
     entra_in_front: bool
     class_keys: ClassKeys
     kek: KeyEncryptionKey
     registry: TwinRegistry
     signer: ReleaseSigner
     now: Callable[[], datetime]
+
+    @property
+    def trust(self) -> TrustStore:
+        """Return the roots, with the revocation lists as they are now."""
+        return self.trust_source.current()
 
     @property
     def distributor(self) -> Distributor:
@@ -73,9 +79,9 @@ def assemble(
     return Services(
         audience=settings.audience,
         policy=settings.policy,
-        trust=settings.trust,
+        trust_source=TrustSource(settings.trust, settings.crl_file),
         entra_in_front=settings.entra_in_front,
-        class_keys=ClassKeys(store, kek),
+        class_keys=ClassKeys(store, kek, lifetime=settings.class_key_lifetime, now=now),
         kek=kek,
         registry=registry,
         signer=signer,
@@ -100,7 +106,9 @@ def connect(settings: Settings) -> Services:
 
     credential = ManagedIdentityCredential(client_id=settings.managed_identity_client_id)
     verify = settings.verify_challenge
-    keys = make_key_client(settings.key_vault_url, credential, verify_challenge=verify)
+    keys = make_key_client(
+        settings.key_hsm_url or settings.key_vault_url, credential, verify_challenge=verify
+    )
     return assemble(
         settings,
         store=SecretClassKeyStore.connect(settings.key_vault_url, credential, verify_challenge=verify),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from shared.certificates import TrustStore
 from shared.errors import EdbError, SettingsError
 from shared.policy.document import Policy, load_policy
+from shared.revocation import MAX_CRL_BYTES, load_revocation_lists
 from shared.types import Audience, parse_audience
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ _KNOWN = frozenset(
     {
         "EDB_AUDIENCE",
         "EDB_KEY_VAULT_URL",
+        "EDB_KEY_HSM_URL",
+        "EDB_CLASS_KEY_DAYS",
+        "EDB_CRL_FILE",
         "EDB_KEK_NAME",
         "EDB_RELEASE_KEY_NAME",
         "EDB_IOT_HUB_HOSTNAME",
@@ -36,6 +41,7 @@ _KNOWN = frozenset(
 _VAULT_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")
 _HOST = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.-]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
 _MAX_FILE_BYTES = 1024 * 1024
+_MAX_DAYS = 36500
 _Raw = TypeVar("_Raw", str, bytes)
 _Parsed = TypeVar("_Parsed")
 
@@ -46,12 +52,15 @@ class Settings:
 
     Args:
         audience: The deployment's id.
-        key_vault_url: ``https://…``.
+        key_vault_url: ``https://…``; holds the class keys, and both keys unless ``key_hsm_url`` does.
+        key_hsm_url: ``https://…`` of the Managed HSM that holds both keys; None if the vault does.
         kek_name: Name of the key that class keys rest under.
         release_key_name: Name of the key that signs releases.
         iot_hub_hostname: May hold a port.
         policy: The release policy.
-        trust: Roots that client and device certificates must lead to.
+        trust: Roots that client and device certificates must lead to, and revocation lists.
+        crl_file: Where the revocation lists are read again; None if there are none.
+        class_key_lifetime: How long a new version of a class key is valid; None for ever.
         verify_challenge: Whether the vault must prove to be in the domain that it asks a token for.
         managed_identity_client_id: Of a user-assigned identity; None for the system's.
         entra_in_front: Whether the platform authenticates callers with Entra ID before they reach the app;
@@ -60,11 +69,14 @@ class Settings:
 
     audience: Audience
     key_vault_url: str
+    key_hsm_url: str | None
     kek_name: str
     release_key_name: str
     iot_hub_hostname: str
     policy: Policy
     trust: TrustStore
+    crl_file: Path | None
+    class_key_lifetime: timedelta | None
     verify_challenge: bool
     managed_identity_client_id: str | None
     entra_in_front: bool
@@ -79,34 +91,39 @@ class Settings:
         reader = _Reader(environment)
         reader.refuse_unknown()
         audience = reader.text("EDB_AUDIENCE")
-        vault_url = reader.text("EDB_KEY_VAULT_URL")
+        vault_url = reader.url("EDB_KEY_VAULT_URL", reader.text("EDB_KEY_VAULT_URL"))
+        hsm_url = reader.url("EDB_KEY_HSM_URL", reader.optional("EDB_KEY_HSM_URL"))
         hub = reader.text("EDB_IOT_HUB_HOSTNAME")
         kek = reader.vault_name("EDB_KEK_NAME", "class-key-kek")
         release_key = reader.vault_name("EDB_RELEASE_KEY_NAME", "release-signing")
         verify = reader.boolean("EDB_KEY_VAULT_VERIFY_CHALLENGE", default=True)
         policy = reader.file("EDB_POLICY_FILE")
         roots = reader.file("EDB_TRUSTED_ROOTS_FILE")
+        crl_file = reader.optional("EDB_CRL_FILE")
+        crls = reader.file("EDB_CRL_FILE", limit=MAX_CRL_BYTES) if crl_file else None
+        lifetime = reader.days("EDB_CLASS_KEY_DAYS")
         # The Functions host resolves these two, and says nothing clear when they are missing.
         reader.text("EDB_DISTRIBUTE_SCHEDULE")
         reader.text("EDB_TWIN_EVENTS_HUB")
-        url = urlsplit(vault_url)
-        if vault_url and (url.scheme != "https" or not url.netloc or url.path not in {"", "/"}):
-            reader.problem("EDB_KEY_VAULT_URL", f"expected https://HOST, found {vault_url!r}")
         if hub and not _HOST.fullmatch(hub):
             reader.problem("EDB_IOT_HUB_HOSTNAME", f"expected HOST or HOST:PORT, found {hub!r}")
         parsed_audience = reader.parsed(audience, lambda text: parse_audience(text, where="EDB_AUDIENCE"))
         parsed_policy = reader.parsed(policy, lambda data: load_policy(data, where="EDB_POLICY_FILE"))
         trust = reader.parsed(roots, lambda data: TrustStore.from_pem(data, where="EDB_TRUSTED_ROOTS_FILE"))
+        lists = reader.parsed(crls, lambda data: load_revocation_lists(data, where="EDB_CRL_FILE"))
         if reader.problems or parsed_audience is None or parsed_policy is None or trust is None:
             raise SettingsError(reader.problems)
         return cls(
             audience=parsed_audience,
-            key_vault_url=vault_url.rstrip("/"),
+            key_vault_url=vault_url,
+            key_hsm_url=hsm_url or None,
             kek_name=kek,
             release_key_name=release_key,
             iot_hub_hostname=hub,
             policy=parsed_policy,
-            trust=trust,
+            trust=replace(trust, revocations=lists or ()),
+            crl_file=Path(crl_file) if crl_file else None,
+            class_key_lifetime=lifetime,
             verify_challenge=verify,
             managed_identity_client_id=environment.get("AZURE_CLIENT_ID") or None,
             entra_in_front=environment.get("WEBSITE_AUTH_ENABLED", "").lower() == "true",
@@ -135,6 +152,24 @@ class _Reader:
             self.problem(name, "missing")
         return value
 
+    def optional(self, name: str) -> str:
+        return self._environment.get(name, "").strip()
+
+    def url(self, name: str, value: str) -> str:
+        url = urlsplit(value)
+        if value and (url.scheme != "https" or not url.netloc or url.path not in {"", "/"}):
+            self.problem(name, f"expected https://HOST, found {value!r}")
+        return value.rstrip("/")
+
+    def days(self, name: str) -> timedelta | None:
+        value = self.optional(name)
+        if not value:
+            return None
+        if not (value.isascii() and value.isdigit() and 1 <= int(value[:6]) <= _MAX_DAYS):
+            self.problem(name, f"expected 1 to {_MAX_DAYS} days, found {value!r}")
+            return None
+        return timedelta(days=int(value))
+
     def vault_name(self, name: str, default: str) -> str:
         value = self.text(name, default)
         if not _VAULT_NAME.fullmatch(value):
@@ -147,13 +182,13 @@ class _Reader:
             self.problem(name, f"expected true or false, found {value!r}")
         return value == "true"
 
-    def file(self, name: str) -> bytes | None:
+    def file(self, name: str, *, limit: int = _MAX_FILE_BYTES) -> bytes | None:
         path = self.text(name)
         if not path:
             return None
         try:
             with Path(path).open("rb") as stream:
-                return stream.read(_MAX_FILE_BYTES)
+                return stream.read(limit + 1)
         except OSError as error:
             self.problem(name, f"cannot read {path!r}: {error.strerror}")
             return None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from functions.audit import AuditRecord, write_record
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from shared.certificates import build_name_of, leaf_public_key
-from shared.errors import EdbError, FormatError, KeyUnavailable, NotFound, PolicyDenied
+from shared.errors import EdbError, FormatError, PolicyDenied
 from shared.keys.wrapping import WrapContext, algorithms_for, wrap_key
-from shared.policy.claims import certificate_claims
+from shared.policy.claims import certificate_claims, request_claims
 from shared.policy.document import Operation
 from shared.policy.evaluate import Denied, evaluate
 from shared.twin.entitlement import Denial, explain, verify_chain
@@ -35,7 +35,10 @@ WRAP_KEY = Contract(
     description="A function key alone releases nothing: the policy decides over the caller's certificate.",
     body=WrapRequest,
     answer=WrapAnswer,
-    problems=("unsupported_algorithm", "policy_denied", "key_not_found", "key_revoked", "name_taken"),
+    problems=(
+        *("unsupported_algorithm", "policy_denied", "key_not_found", "name_taken"),
+        *("key_revoked", "key_disabled", "key_expired", "key_not_yet_valid"),
+    ),
 )
 
 
@@ -108,7 +111,12 @@ def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str
     claims = {
         **certificate_claims(path, spki=asked.public_key.spki, device_id=None),
         **_caller_claims(services, headers),
-        **_request_claims(asked),
+        **request_claims(
+            key_name=asked.key_name,
+            key_kind=asked.public_key.kind,
+            algorithm=asked.algorithm,
+            key_version=asked.key_version,
+        ),
     }
     answer = evaluate(
         services.policy, operation=Operation.WRAP, key_name=asked.key_name, claims=claims, at=at
@@ -134,31 +142,14 @@ def _caller_claims(services: Services, headers: Mapping[str, str]) -> dict[str, 
     return {"caller": {claim: value for claim, value in named.items() if value}}
 
 
-def _request_claims(asked: WrapRequest) -> dict[str, object]:
-    claims: dict[str, object] = {"key_name": asked.key_name, "key_kind": asked.public_key.kind.value}
-    if asked.algorithm is not None:
-        claims["algorithm"] = asked.algorithm.value
-    if asked.key_version is not None:
-        claims["key_version"] = asked.key_version
-    return {"request": claims}
-
-
 def _wrap(services: Services, asked: WrapRequest, grant: _Grant) -> WrapAnswer:
-    """Wrap the version asked for, or the newest.
+    """Wrap the version asked for, or the current one.
 
     Raises:
         NotFound: ``key_not_found``, there is no such class key or version.
-        KeyUnavailable: ``key_revoked``.
+        KeyUnavailable: ``key_revoked`` and the other codes of :meth:`ClassKeys.choose`.
     """
-    state = services.class_keys.state(asked.key_name)
-    version = state.latest if asked.key_version is None else asked.key_version
-    if version < state.floor:
-        raise KeyUnavailable(
-            f"class key {asked.key_name} version {version} is revoked; {state.floor} is the lowest left",
-            code="key_revoked",
-        )
-    if version > state.latest:
-        raise NotFound(f"class key {asked.key_name} has no version {version}", code="key_not_found")
+    version = services.class_keys.choose(asked.key_name, asked.key_version)
     context = WrapContext(
         audience=services.audience, device_id=grant.caller, name=asked.key_name, version=version
     )

@@ -5,7 +5,12 @@ are checked before a key is used: an RSA key with a huge exponent costs its user
 
 Paths (protocol section 7, RFC 5280) go through :mod:`cryptography.x509.verification`. Neither a SAN nor an
 extended key usage is demanded of the leaf, because a fleet's certificates name devices and not hosts; every
-issuer must be a CA. What is not checked here: revocation, and whether the leaf's key is the one it came with.
+issuer must be a CA. Where revocation lists are configured, every issuer on the path must have a current one.
+What is not checked here: whether the leaf's key is the one it came with.
+
+Name constraints (RFC 5280 section 4.2.1.10) that the verifier does not evaluate refuse the path: a constraint
+on URIs speaks of their hosts, and ``urn:cpk:…`` has none. A certificate that its issuers' constraints on URIs
+or directory names would have to be held against does not slip past them by having no such name.
 
 Example:
     >>> chain = load_certificates(pem, where="device_cert")
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,6 +36,7 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 
 from shared.errors import FormatError, VerificationError
+from shared.revocation import Revocation, RevocationList, revocation_of
 from shared.types import Fingerprint, parse_device_id
 
 if TYPE_CHECKING:
@@ -75,6 +82,7 @@ _PARSER_ERRORS = (
     x509.UnsupportedGeneralNameType,
 )
 
+_ISSUER_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _DER_SEQUENCE = 0x30
 _DER_LONG_FORM = 0x80
 
@@ -248,9 +256,11 @@ class TrustStore:
 
     Args:
         roots: The certificates that end a path; a store without roots trusts nothing.
+        revocations: Revocation lists. If there is any, every issuer on a path must have a current one.
     """
 
     roots: tuple[x509.Certificate, ...]
+    revocations: tuple[RevocationList, ...] = ()
 
     @classmethod
     def from_pem(cls, data: bytes, *, where: str) -> TrustStore:
@@ -290,7 +300,9 @@ def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: d
 
     Raises:
         VerificationError: ``certificate_expired`` or ``certificate_not_yet_valid`` if a presented certificate
-            is that; ``certificate_untrusted`` for everything else, SHA-1 signatures and weak keys included.
+            is that; ``certificate_revoked`` if an issuer on the path revoked what it issued;
+            ``revocation_unknown`` if there are revocation lists and none of an issuer's is current;
+            ``certificate_untrusted`` for everything else, SHA-1 signatures and weak keys included.
     """
     if not chain:
         raise _untrusted("no certificate was presented")
@@ -312,6 +324,8 @@ def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: d
         raise _untrusted(
             f"{_name(leaf)} has no valid path to a trusted root: {_first_line(error)}"
         ) from error
+    _check_name_constraints(verified.chain)
+    _check_revocation(verified.chain, trust, at)
     return ValidatedPath(leaf=leaf, root=verified.chain[-1])
 
 
@@ -364,6 +378,38 @@ def _check_certificate_key(certificate: x509.Certificate) -> None:
         problem = _rsa_problem(key)
         if problem is not None:
             raise _untrusted(f"{_name(certificate)} carries {problem}")
+    if isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, _ISSUER_CURVES):
+        raise _untrusted(f"{_name(certificate)} carries an EC key on {key.curve.name}")
+
+
+def _check_name_constraints(chain: Sequence[x509.Certificate]) -> None:
+    """Refuse what the verifier lets pass although its issuers' constraints were not held against it.
+
+    It holds DNS names, addresses and mailboxes against theirs, and refuses a SAN of any other kind that is
+    constrained. It looks at no subject, and at no directory name unless the extension is critical.
+    """
+    for issuer in chain[1:]:
+        try:
+            value = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
+        except x509.ExtensionNotFound:
+            continue
+        subtrees = (*(value.permitted_subtrees or ()), *(value.excluded_subtrees or ()))
+        kinds = {type(subtree) for subtree in subtrees}
+        if x509.DirectoryName in kinds:
+            raise _untrusted(f"{_name(issuer)} constrains directory names, which is not supported")
+        if x509.UniformResourceIdentifier in kinds and _san_uris(chain[0]) is None:
+            raise _untrusted(f"{_name(chain[0])} has no name that its issuer's constraints speak of")
+
+
+def _check_revocation(chain: Sequence[x509.Certificate], trust: TrustStore, at: datetime) -> None:
+    """Refuse a path with a revoked certificate on it, or one of which nobody can tell (RFC 5280 6.3)."""
+    if not trust.revocations:
+        return
+    for certificate, issuer in itertools.pairwise(chain):
+        found, why = revocation_of(certificate, issuer, trust.revocations, at=at)
+        if found is not Revocation.GOOD:
+            code = "certificate_revoked" if found is Revocation.REVOKED else "revocation_unknown"
+            raise VerificationError(f"certificate {_name(certificate)}: {why}", code=code)
 
 
 def _untrusted(message: str) -> VerificationError:

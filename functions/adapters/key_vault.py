@@ -1,7 +1,9 @@
 """Key Vault's keys: the KEK that class keys rest under, and the key that signs releases.
 
-Private halves never leave the vault. The SDK wraps and verifies locally and asks the vault to unwrap and to
-sign; this adapter wraps nothing with it (``wrap_key`` under a symmetric HSM key loses data silently).
+Private halves never leave the vault, which may be a Managed HSM. A key of another kind, size or use than it
+must be is refused before anything is sealed under it or signed with it. The SDK wraps and verifies locally
+and asks the vault to unwrap and to sign; this adapter wraps nothing with it (``wrap_key`` under a symmetric
+HSM key loses data silently).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
 from azure.core.pipeline.policies import RetryPolicy
 from azure.core.rest import HttpRequest, HttpResponse
-from azure.keyvault.keys import KeyClient
+from azure.keyvault.keys import KeyClient, KeyType
 from azure.keyvault.keys.crypto import KeyWrapAlgorithm, SignatureAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -26,11 +28,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from azure.core.credentials import TokenCredential
-    from azure.keyvault.keys import JsonWebKey
+    from azure.keyvault.keys import JsonWebKey, KeyVaultKey
     from azure.keyvault.keys.crypto import CryptographyClient
 
 KEY_CACHE_SECONDS = 300.0
-"""How long public keys and ids of current versions are used before the vault is asked again."""
+"""How long the release key's id and public keys are used before the vault is asked again."""
+
+KEK_BITS = 3072
+"""Fewest bits of the key encryption key."""
+
+KEK_OPERATIONS = frozenset({"wrapKey", "unwrapKey"})
+"""What the key encryption key does, no more and no less."""
+
+RELEASE_OPERATIONS = frozenset({"sign", "verify"})
+"""What the release key does at most; it must sign."""
 
 _TOO_MANY_REQUESTS = 429
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT = 400, 401, 403, 409
@@ -109,11 +120,13 @@ class VaultKek:
         self._client = client
         self._name = name
         self._prefix = f"{client.vault_url.rstrip('/')}/keys/{name}/"
-        self._current = Expiring(self._fetch, seconds=KEY_CACHE_SECONDS)
 
     def current(self) -> Kek:
-        """Return the current version; asked for at most five minutes ago."""
-        return self._current.get()
+        """Return the current version, asked for every time: a rotated KEK seals the very next class key."""
+        with vault_errors("reading the key encryption key"):
+            key = self._client.get_key(self._name)
+        check_kek(key)
+        return Kek(kid=str(key.id), public_key=_rsa_public_key(key.key, str(key.id)))
 
     def unwrap(self, kid: str, encrypted_key: bytes) -> Secret:
         """Let the vault unwrap; see the port."""
@@ -133,13 +146,6 @@ class VaultKek:
                     raise
                 raise VerificationError(f"{kid} does not unwrap it", code="unwrap_failed") from error
         return Secret(result.key)
-
-    def _fetch(self) -> Kek:
-        with vault_errors("reading the key encryption key"):
-            key = self._client.get_key(self._name)
-        if key.id is None:
-            raise EdbError("the vault told no id of the key encryption key")
-        return Kek(kid=key.id, public_key=_rsa_public_key(key.key, key.id))
 
 
 class VaultReleaseSigner:
@@ -177,10 +183,9 @@ class VaultReleaseSigner:
 
     def _fetch_id(self) -> str:
         with vault_errors("reading the release key"):
-            key_id = self._client.get_key(self._name).id
-        if key_id is None:
-            raise EdbError("the vault told no id of the release key")
-        return key_id
+            key = self._client.get_key(self._name)
+        check_release_key(key)
+        return str(key.id)
 
     def _fetch_public_keys(self) -> tuple[ec.EllipticCurvePublicKey, ...]:
         with vault_errors("reading the release keys"):
@@ -191,6 +196,54 @@ class VaultReleaseSigner:
             ]
             keys = [self._client.get_key(self._name, version) for version in versions]
         return tuple(_ec_public_key(key.key, str(key.id)) for key in keys)
+
+
+def check_kek(key: KeyVaultKey) -> None:
+    """Refuse a key encryption key that is not RSA in hardware, long enough, for wrapping alone.
+
+    Raises:
+        KeyUnavailable: ``key_unfit``.
+    """
+    bits = int.from_bytes(_octets(key.key, "n"), "big").bit_length()
+    operations = _operations(key)
+    if _kind(key) != KeyType.rsa_hsm.value or bits < KEK_BITS or operations != KEK_OPERATIONS:
+        expected = f"RSA-HSM of {KEK_BITS} bits or more for unwrapKey, wrapKey alone"
+        raise _unfit("key encryption key", key, expected, f"{_kind(key)} of {bits} bits")
+
+
+def check_release_key(key: KeyVaultKey) -> None:
+    """Refuse a release key that is not EC P-256 in hardware, for signing alone.
+
+    Raises:
+        KeyUnavailable: ``key_unfit``.
+    """
+    curve = _text(getattr(key.key, "crv", None))
+    operations = _operations(key)
+    signs_alone = "sign" in operations and operations <= RELEASE_OPERATIONS
+    if _kind(key) != KeyType.ec_hsm.value or curve != "P-256" or not signs_alone:
+        raise _unfit("release key", key, "EC-HSM on P-256 for sign alone", f"{_kind(key)} on {curve}")
+
+
+def _unfit(what: str, key: KeyVaultKey, expected: str, found: str) -> KeyUnavailable:
+    operations = ", ".join(sorted(_operations(key))) or "nothing"
+    return KeyUnavailable(
+        f"{what} {key.id}: expected {expected}; found {found} for {operations}",
+        code="key_unfit",
+        hint="make a new version of the right kind, as infra does",
+    )
+
+
+def _kind(key: KeyVaultKey) -> str:
+    return _text(key.key_type)
+
+
+def _operations(key: KeyVaultKey) -> frozenset[str]:
+    return frozenset(map(_text, key.key_operations or ()))
+
+
+def _text(value: object) -> str:
+    """Return the text of what the SDK gives as text or, where it knows the word, as a member of an enum."""
+    return str(getattr(value, "value", value))
 
 
 def _rsa_public_key(key: JsonWebKey, key_id: str) -> rsa.RSAPublicKey:

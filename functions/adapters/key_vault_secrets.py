@@ -1,81 +1,71 @@
 """Key Vault's secrets as the store of class keys (protocol section 2).
 
-One secret holds one class key, each version of the secret one version of the key, as a compact JWE of
-content type ``application/jose``. Its tags say what it is: ``cpk-key-name`` ``cpk-version`` ``cpk-floor``
-``cpk-algorithm``; and ``cpk-request`` which repeatable request made it, if one did. A secret's name ignores
-case and takes no ``_``, so the exact key name stands in the tag, and a secret without it is no class key.
+One secret holds one class key, each version of the secret one envelope of one version of it, as a compact JWE
+of content type ``application/jose``; :mod:`functions.adapters.key_vault_entries` tells what the tags mean.
 
-The vault has no write that only creates, so a version of a key is written in two steps: disabled and marked
-``cpk-pending``; then, if the vault lists no other writer of the same version, enabled and unmarked. Of two
-writers the second one to write sees the first, so at most one of them gets through; if both see each other,
-neither does, both withdraw and tell so. Nobody ever reads a version that is not enabled.
+The vault has no write that only creates, and none that depends on what is there. So:
+
+- A new envelope is written in two steps: disabled and marked ``cpk-pending``; then, if the vault lists no
+  other writer of the same envelope, enabled and unmarked. Of two writers the second one to write sees the
+  first, so at most one of them gets through; if both see each other, neither does, both withdraw and tell so.
+  Nobody ever reads what is still marked, and what a writer that died left marked stands in nobody's way after
+  a minute.
+- A secret version's tags are written by its own writer until it is unmarked, and afterwards by nobody but
+  who revokes that very version. All who do write the same, so no revocation can undo another.
+
+Every change becomes visible with its last call, and every call before it changes nothing that is read.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import logging
-import re
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.keyvault.secrets import SecretClient
 
 from functions.adapters.key_vault import VaultRetryPolicy, vault_errors
-from shared.errors import Conflict, FormatError, NotFound
-from shared.keys.store import ALGORITHM_BITS, ClassKeyState
-from shared.types import MAX_KEY_VERSION, KeyName, parse_key_name
+from functions.adapters.key_vault_entries import (
+    ENVELOPE_TAG,
+    NAME_TAG,
+    PENDING,
+    PENDING_TAG,
+    VERSION_TAG,
+    WITHDRAWN,
+    Entry,
+    envelopes_of,
+    is_pending,
+    read_entry,
+    read_name,
+    secret_name,
+    state_of,
+)
+from shared.errors import Conflict, KeyUnavailable, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from azure.core.credentials import TokenCredential
-    from azure.keyvault.secrets import SecretProperties
+    from azure.keyvault.secrets import DeletedSecret, SecretProperties
+
+    from shared.keys.store import ClassKeyState
+    from shared.types import KeyName
 
 CONTENT_TYPE = "application/jose"
-NAME_TAG = "cpk-key-name"
-VERSION_TAG = "cpk-version"
-FLOOR_TAG = "cpk-floor"
-ALGORITHM_TAG = "cpk-algorithm"
-PENDING_TAG = "cpk-pending"
-REQUEST_TAG = "cpk-request"
 
 PENDING_SECONDS = 60
 """A writer that has not got through for so long has died: it stands in nobody's way any more."""
 
+_LISTINGS_AT_ONCE = 8
 _LOG = logging.getLogger(__name__)
-_FLOOR_ROUNDS = 4
-_PENDING, _WITHDRAWN = "pending", "withdrawn"
-_DIGITS = re.compile(r"[0-9]{1,10}")
-_HASH_DIGITS = 8
 
 
-def secret_name(name: KeyName) -> str:
-    """Return the name of a class key's secret (protocol section 1).
-
-    Example:
-        >>> secret_name(KeyName("my_confidential_app"))
-        'ck-my-confidential-app-d5b45890'
-    """
-    plain = name.lower().replace("_", "-")
-    if plain == name:
-        return f"ck-{name}"
-    return f"ck-{plain}-{hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Entry:
-    """One version of a secret that holds one version of a class key."""
-
-    name: KeyName
-    number: int
-    floor: int
-    algorithm: str
-    secret_version: str
-    is_enabled: bool = True
-    request: str | None = None
+def _utc_now() -> datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 class SecretClassKeyStore:
@@ -83,10 +73,20 @@ class SecretClassKeyStore:
 
     Args:
         client: Of the vault.
+        now: Tells the time that ``exp`` and ``nbf`` are judged by, aware.
+        pending_seconds: See :data:`PENDING_SECONDS`.
     """
 
-    def __init__(self, client: SecretClient) -> None:
+    def __init__(
+        self,
+        client: SecretClient,
+        *,
+        now: Callable[[], datetime] = _utc_now,
+        pending_seconds: float = PENDING_SECONDS,
+    ) -> None:
         self._client = client
+        self._now = now
+        self._pending = dt.timedelta(seconds=pending_seconds)
 
     @classmethod
     def connect(
@@ -102,101 +102,165 @@ class SecretClassKeyStore:
         return cls(client)
 
     def states(self) -> Mapping[KeyName, ClassKeyState]:
-        """Return every class key's state from one paged listing; see the port."""
+        """Return every class key's state; see the port.
+
+        A listing of secrets shows the newest version of each alone, so the versions of every class key are
+        listed too, some keys at a time.
+        """
         with vault_errors("listing class keys"):
-            listed = list(self._client.list_properties_of_secrets())
-        found: dict[KeyName, ClassKeyState] = {}
-        for properties in listed:
-            entry = _read_entry(properties, where="listing class keys")
-            if entry is None or properties.name != secret_name(entry.name):
-                continue
-            # A listing shows a secret's newest version alone; if nobody may read that one, the others count.
-            entries = [entry] if entry.is_enabled else self._entries(entry.name)
-            if any(each.is_enabled for each in entries):
-                found[entry.name] = _state(entries)
-        return found
+            listed = [read_name(properties) for properties in self._client.list_properties_of_secrets()]
+        names = [name for name in listed if name is not None]
+        with ThreadPoolExecutor(_LISTINGS_AT_ONCE) as pool:
+            found = zip(names, pool.map(self._readable_entries, names), strict=True)
+            return {name: state_of(entries, now=self._now()) for name, entries in found if entries}
 
     def state(self, name: KeyName) -> ClassKeyState:
         """Return one class key's state; see the port."""
-        return _state(self._known_entries(name))
+        return state_of(self._known_entries(name), now=self._now())
 
-    def create(self, name: KeyName, envelope: str, *, algorithm: str, request: str | None = None) -> None:
+    def create(
+        self,
+        name: KeyName,
+        envelope: str,
+        *,
+        algorithm: str,
+        expires_at: datetime | None = None,
+        request: str | None = None,
+    ) -> None:
         """Store version 1; see the port."""
-        if any(not _is_pending(properties) for properties in self._listed(name)):
+        if any(not is_pending(properties) for properties in self._listed(name)):
             raise Conflict(f"class key {name} exists", code="key_exists", hint="rotate it instead")
-        entry = _Entry(name=name, number=1, floor=1, algorithm=algorithm, secret_version="", request=request)
+        entry = Entry(
+            name=name, number=1, floor=1, algorithm=algorithm, expires_at=expires_at, request=request
+        )
         if not self._write(entry, envelope):
             raise Conflict(
-                f"class key {name} is being created by somebody else", code="key_exists", hint="look again"
+                f"class key {name} is being created by somebody else",
+                code="key_exists",
+                hint=f"look again; what a crash left behind gives way after {PENDING_SECONDS} seconds",
             )
 
     def add_version(
-        self, name: KeyName, envelope: str, *, version: int, algorithm: str, request: str | None = None
+        self,
+        name: KeyName,
+        envelope: str,
+        *,
+        version: int,
+        algorithm: str,
+        expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         """Store the next version; see the port."""
-        state = _state(self._known_entries(name))
+        state = self.state(name)
         if version != state.latest + 1:
             raise Conflict(
                 f"class key {name}: version {version} does not follow {state.latest}", code="version_exists"
             )
-        entry = _Entry(
+        entry = Entry(
             name=name,
             number=version,
             floor=state.floor,
             algorithm=algorithm,
-            secret_version="",
+            expires_at=expires_at,
             request=request,
         )
         if not self._write(entry, envelope):
-            raise Conflict(
-                f"class key {name}: version {version} is there, disabled, or is being made by somebody else",
-                code="version_exists",
-            )
-        # A floor that was raised between reading and writing must not be lost with the older version's tags.
-        floor = self.state(name).floor
-        if floor > state.floor:
-            self.raise_floor(name, floor)
+            raise _being_made(name, version)
+
+    def replace_envelope(self, name: KeyName, envelope: str, *, version: int) -> None:
+        """Store a version's next envelope; see the port."""
+        old = self._envelopes(name, version)[-1]
+        if not self._write(replace(old, envelope=old.envelope + 1), envelope):
+            raise _being_made(name, version)
 
     def requests(self, name: KeyName) -> Mapping[int, str]:
-        """Return the versions' request tags; see the port."""
+        """Return what the versions' tags note; see the port."""
         return {entry.number: entry.request for entry in self._entries(name) if entry.request is not None}
 
     def raise_floor(self, name: KeyName, floor: int) -> int:
-        """Raise the floor in the tags of the newest version; see the port."""
-        for _ in range(_FLOOR_ROUNDS):
-            entries = self._known_entries(name)
-            state = _state(entries)
-            if not 1 <= floor - 1 <= state.latest:
-                raise NotFound(f"class key {name} has no version {floor - 1}", code="key_not_found")
-            wanted = max(floor, state.floor)
-            newest = [entry for entry in entries if entry.is_enabled and entry.number == state.latest]
-            behind = [entry for entry in newest if entry.floor < wanted]
-            if not behind:
-                return wanted
-            for entry in behind:
-                with vault_errors(f"revoking versions of class key {name}"):
-                    self._client.update_secret_properties(
-                        secret_name(name),
-                        entry.secret_version,
-                        tags=_tags(replace(entry, floor=wanted)),
-                    )
-        raise Conflict(f"class key {name}: its versions change too fast to raise the floor")
+        """Raise the floor in the tags of the version just below it; see the port."""
+        entries = self._known_entries(name)
+        highest = max(entry.floor for entry in entries)
+        below = envelopes_of(entries, floor - 1)
+        if not below:
+            raise NotFound(f"class key {name} has no version {floor - 1}", code="key_not_found")
+        if highest >= floor:
+            return highest
+        tags = replace(below[-1], floor=floor).tags()
+        with vault_errors(f"revoking class key {name}"):
+            self._client.update_secret_properties(secret_name(name), below[-1].secret_version, tags=tags)
+        return floor
 
     def read(self, name: KeyName, version: int) -> str:
         """Return the envelope of one version; see the port."""
-        entries = (each for each in self._known_entries(name) if each.is_enabled and each.number == version)
-        entry = next(entries, None)
-        if entry is None:
-            raise NotFound(f"class key {name} has no version {version}", code="key_not_found")
+        envelopes = self._envelopes(name, version)
+        if not all(entry.is_enabled for entry in envelopes):
+            raise KeyUnavailable(f"class key {name} version {version} is disabled", code="key_disabled")
         with vault_errors(f"reading class key {name}"):
-            secret = self._client.get_secret(secret_name(name), entry.secret_version)
+            secret = self._client.get_secret(secret_name(name), envelopes[-1].secret_version)
         return secret.value or ""
 
-    def _known_entries(self, name: KeyName) -> list[_Entry]:
+    def delete(self, name: KeyName) -> datetime | None:
+        """Soft-delete the secret; see the port."""
+        if not self._listed(name):
+            deleted = self._deleted(name)
+            if deleted is None:
+                raise _unknown(name)
+            return deleted.scheduled_purge_date
+        with vault_errors(f"deleting class key {name}"):
+            return self._client.begin_delete_secret(secret_name(name)).result().scheduled_purge_date
+
+    def recover(self, name: KeyName) -> None:
+        """Undo the soft delete of the secret; see the port."""
+        if self._deleted(name) is None:
+            self._known_entries(name)
+            return
+        with vault_errors(f"recovering class key {name}"):
+            self._client.begin_recover_deleted_secret(secret_name(name))
+
+    def _deleted(self, name: KeyName) -> DeletedSecret | None:
+        """Return the deleted secret of a class key, or None if there is none.
+
+        Raises:
+            Conflict: ``name_taken``.
+        """
+        with vault_errors(f"looking up the deleted class key {name}"):
+            try:
+                deleted = self._client.get_deleted_secret(secret_name(name))
+            except ResourceNotFoundError:
+                return None
+        if (deleted.properties.tags or {}).get(NAME_TAG) != name:
+            raise _taken(name)
+        return deleted
+
+    def _envelopes(self, name: KeyName, version: int) -> list[Entry]:
+        envelopes = envelopes_of(self._known_entries(name), version)
+        if not envelopes:
+            raise NotFound(f"class key {name} has no version {version}", code="key_not_found")
+        return envelopes
+
+    def _known_entries(self, name: KeyName) -> list[Entry]:
         entries = self._entries(name)
-        if not any(entry.is_enabled for entry in entries):
-            raise NotFound(f"class key {name} does not exist", code="key_not_found")
+        if not entries:
+            raise _unknown(name)
         return entries
+
+    def _readable_entries(self, name: KeyName) -> list[Entry]:
+        try:
+            return self._entries(name)
+        except Conflict as error:  # one secret that somebody wrote over hides no other class key
+            _LOG.warning("class_key_unreadable", extra={"secret": secret_name(name), "detail": str(error)})
+            return []
+
+    def _entries(self, name: KeyName) -> list[Entry]:
+        """Return what got through, also if it was disabled since; what cannot be read is left out.
+
+        Raises:
+            Conflict: ``name_taken``.
+        """
+        written = [properties for properties in self._listed(name) if not is_pending(properties)]
+        read = (read_entry(properties, where=f"class key {name}") for properties in written)
+        return [entry for entry in read if entry is not None]
 
     def _listed(self, name: KeyName) -> list[SecretProperties]:
         """Return every version of a class key's secret; empty if there is no such secret.
@@ -210,28 +274,16 @@ class SecretClassKeyStore:
             except ResourceNotFoundError:
                 return []
         if any((properties.tags or {}).get(NAME_TAG) != name for properties in listed):
-            raise Conflict(
-                f"class key {name}: the secret {secret_name(name)} holds something else", code="name_taken"
-            )
+            raise _taken(name)
         return listed
 
-    def _entries(self, name: KeyName) -> list[_Entry]:
-        """Return the versions that got through, also those that were disabled since; unreadable ones not.
-
-        Raises:
-            Conflict: ``name_taken``.
-        """
-        written = [properties for properties in self._listed(name) if not _is_pending(properties)]
-        read = (_read_entry(properties, where=f"class key {name}") for properties in written)
-        return [entry for entry in read if entry is not None]
-
-    def _write(self, entry: _Entry, envelope: str) -> bool:
-        """Write a version in two steps; say whether it got through.
+    def _write(self, entry: Entry, envelope: str) -> bool:
+        """Write an envelope in two steps; say whether it got through.
 
         Raises:
             Conflict: ``key_deleted``.
         """
-        secret, tags = secret_name(entry.name), _tags(entry)
+        secret = secret_name(entry.name)
         with vault_errors(f"storing class key {entry.name}"):
             try:
                 made = self._client.set_secret(
@@ -239,83 +291,71 @@ class SecretClassKeyStore:
                     envelope,
                     enabled=False,
                     content_type=CONTENT_TYPE,
-                    tags={**tags, PENDING_TAG: _PENDING},
+                    tags={**entry.tags(), PENDING_TAG: PENDING},
+                    not_before=entry.not_before,
+                    expires_on=entry.expires_at,
                 ).properties
             except ResourceExistsError as error:
                 raise Conflict(
                     f"class key {entry.name} was deleted and can still be recovered",
                     code="key_deleted",
-                    hint=f"recover or purge the secret {secret}",
+                    hint=f"recover it, or purge the secret {secret}",
                 ) from error
-            if any(_is_rival(other, made) for other in self._listed(entry.name)):
-                withdrawn = {**tags, PENDING_TAG: _WITHDRAWN}
-                self._client.update_secret_properties(secret, made.version, tags=withdrawn)
+            if self._has_rival(entry, made):
+                self._withdraw(entry, made)
                 return False
-            self._client.update_secret_properties(secret, made.version, enabled=True, tags=tags)
+            through = self._client.update_secret_properties(
+                secret, made.version, enabled=True, tags=entry.tags()
+            )
+            if _took(through) > self._pending and self._has_rival(entry, made):
+                self._withdraw(entry, made)  # it was taken for dead, and somebody else got through meanwhile
+                return False
             return True
 
+    def _has_rival(self, entry: Entry, mine: SecretProperties) -> bool:
+        return any(self._is_rival(other, mine) for other in self._listed(entry.name))
 
-def _is_pending(properties: SecretProperties) -> bool:
-    return PENDING_TAG in (properties.tags or {})
+    def _is_rival(self, other: SecretProperties, mine: SecretProperties) -> bool:
+        """Say whether another secret version claims the same envelope."""
+        if other.version == mine.version or _claim(other) != _claim(mine):
+            return False
+        pending = (other.tags or {}).get(PENDING_TAG)
+        if pending != PENDING:
+            return pending is None
+        if other.created_on is None or mine.created_on is None:
+            return True
+        return mine.created_on - other.created_on <= self._pending
+
+    def _withdraw(self, entry: Entry, made: SecretProperties) -> None:
+        tags = {**entry.tags(), PENDING_TAG: WITHDRAWN}
+        self._client.update_secret_properties(secret_name(entry.name), made.version, enabled=False, tags=tags)
 
 
-def _is_rival(other: SecretProperties, mine: SecretProperties) -> bool:
-    """Say whether another version of a secret claims the same version of the key."""
-    tags, own_tags = other.tags or {}, mine.tags or {}
-    if other.version == mine.version or tags.get(VERSION_TAG) != own_tags.get(VERSION_TAG):
-        return False
-    if tags.get(PENDING_TAG) != _PENDING:
-        return PENDING_TAG not in tags
-    if other.created_on is None or mine.created_on is None:
-        return True
-    return mine.created_on - other.created_on <= dt.timedelta(seconds=PENDING_SECONDS)
+def _claim(properties: SecretProperties) -> tuple[str | None, str]:
+    tags = properties.tags or {}
+    return tags.get(VERSION_TAG), tags.get(ENVELOPE_TAG, "1")
 
 
-def _state(entries: list[_Entry]) -> ClassKeyState:
-    """Return the state that a key's versions amount to; a floor counts even if its version was disabled."""
-    newest = max((entry for entry in entries if entry.is_enabled), key=lambda entry: entry.number)
-    return ClassKeyState(
-        latest=newest.number, floor=max(entry.floor for entry in entries), algorithm=newest.algorithm
+def _took(properties: SecretProperties) -> dt.timedelta:
+    """Return how long the vault saw a write take from its first step to its last."""
+    if properties.created_on is None or properties.updated_on is None:
+        return dt.timedelta.max
+    return properties.updated_on - properties.created_on
+
+
+def _unknown(name: KeyName) -> NotFound:
+    return NotFound(f"class key {name} does not exist", code="key_not_found")
+
+
+def _taken(name: KeyName) -> Conflict:
+    return Conflict(
+        f"class key {name}: the secret {secret_name(name)} holds something else", code="name_taken"
     )
 
 
-def _tags(entry: _Entry) -> dict[str, str]:
-    return {
-        NAME_TAG: entry.name,
-        VERSION_TAG: str(entry.number),
-        FLOOR_TAG: str(entry.floor),
-        ALGORITHM_TAG: entry.algorithm,
-        **({} if entry.request is None else {REQUEST_TAG: entry.request}),
-    }
-
-
-def _read_entry(properties: SecretProperties, *, where: str) -> _Entry | None:
-    """Read a secret version's tags; None if it is no class key, or not readable as one."""
-    tags = properties.tags or {}
-    if NAME_TAG not in tags:
-        return None
-    try:
-        return _Entry(
-            name=parse_key_name(tags[NAME_TAG], where=where),
-            number=_number(tags.get(VERSION_TAG), where=where),
-            floor=_number(tags.get(FLOOR_TAG), where=where),
-            algorithm=_algorithm(tags.get(ALGORITHM_TAG), where=where),
-            secret_version=properties.version or "",
-            is_enabled=properties.enabled is True,
-            request=tags.get(REQUEST_TAG),
-        )
-    except FormatError as error:
-        _LOG.warning("class_key_unreadable", extra={"secret": properties.name, "detail": str(error)})
-        return None
-
-
-def _number(text: str | None, *, where: str) -> int:
-    if text is None or not _DIGITS.fullmatch(text) or not 1 <= int(text) <= MAX_KEY_VERSION + 1:
-        raise FormatError(f"{where}: a tag holds no version")
-    return int(text)
-
-
-def _algorithm(text: str | None, *, where: str) -> str:
-    if text not in ALGORITHM_BITS:
-        raise FormatError(f"{where}: a tag holds no algorithm of a class key")
-    return text
+def _being_made(name: KeyName, version: int) -> Conflict:
+    return Conflict(
+        f"class key {name}: version {version} is there, or is being made by somebody else",
+        code="version_exists",
+        hint=f"look again; what a crash left behind gives way after {PENDING_SECONDS} seconds",
+    )

@@ -66,7 +66,8 @@ resource "azurerm_role_assignment" "function_uses_release_key" {
   principal_type       = "ServicePrincipal"
 }
 
-# Provisioning writes secrets, revoking writes their tags; no narrower built-in role does both.
+# Provisioning writes secrets, revoking writes their tags, DeleteKey and RecoverKey soft-delete and recover; no
+# narrower built-in role does all. Purge protection keeps it from purging.
 resource "azurerm_role_assignment" "function_keeps_class_keys" {
   scope                = azurerm_key_vault.main.id
   role_definition_name = "Key Vault Secrets Officer"

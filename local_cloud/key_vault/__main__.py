@@ -14,6 +14,7 @@ from local_cloud.key_vault.key_calls import KeyCalls
 from local_cloud.key_vault.rest import application
 from local_cloud.key_vault.secret_calls import SecretCalls
 from local_cloud.key_vault.store import Store
+from local_cloud.key_vault.throttle import Throttle
 from shared import logs
 from shared.errors import EdbError, SettingsError
 
@@ -40,8 +41,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--identity-public-key", type=Path, required=True, help="PEM key that tokens are verified with"
     )
+    parser.add_argument(
+        "--throttle",
+        type=_rate,
+        metavar="CALLS/SECONDS",
+        help="calls within so many seconds, beyond which the vault answers 429; none by default",
+    )
     parser.add_argument("--stdin-lifeline", action="store_true", help="end when standard input closes")
     return parser
+
+
+def _rate(text: str) -> Throttle:
+    calls, _, seconds = text.partition("/")
+    if not (calls.isdecimal() and seconds.isdecimal() and int(calls) and int(seconds)):
+        raise argparse.ArgumentTypeError(f"expected CALLS/SECONDS, found {text!r}")
+    return Throttle(calls=int(calls), seconds=int(seconds))
 
 
 async def _serve(arguments: argparse.Namespace) -> None:
@@ -55,7 +69,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
     base_url = f"https://{arguments.address}:{listener.getsockname()[1]}"
     store = Store(arguments.state / "vault.db")
     routes = KeyCalls(store, base_url).routes() + SecretCalls(store, base_url).routes()
-    runner = web.AppRunner(application(routes, identity_public_key=identity_public_key), access_log=None)
+    served = application(routes, identity_public_key=identity_public_key, throttle=arguments.throttle)
+    runner = web.AppRunner(served, access_log=None)
     await runner.setup()
     try:
         await web.SockSite(runner, listener, ssl_context=context).start()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from local_cloud.key_vault.objects import Route
+    from local_cloud.key_vault.throttle import Throttle
 
 MAX_BODY = 128 * 1024
 """Bytes of a request body: a secret of the largest size, escaped, with its tags."""
@@ -33,25 +34,31 @@ _CHALLENGE = f'Bearer authorization="https://login.local.invalid/local", resourc
 _HEADERS = {"x-ms-keyvault-service-version": "local", "x-ms-keyvault-region": "local"}
 
 
-def application(routes: Iterable[Route], *, identity_public_key: bytes) -> web.Application:
+def application(
+    routes: Iterable[Route], *, identity_public_key: bytes, throttle: Throttle | None = None
+) -> web.Application:
     """Return the vault's web application.
 
     Args:
         routes: Its calls.
         identity_public_key: PEM of the key that tokens are verified with.
+        throttle: Refuses calls when there are too many; None lets all through.
     """
     served = web.Application(client_max_size=MAX_BODY, middlewares=[_refusals])
     # Resources match in the order they are added: fixed segments go before a version, or it would take them.
     for route in sorted(routes, key=lambda route: "{version" in route.path):
-        served.router.add_route(route.method, route.path, _handler(route, identity_public_key))
+        served.router.add_route(route.method, route.path, _handler(route, identity_public_key, throttle))
     return served
 
 
 def _handler(
-    route: Route, identity_public_key: bytes
+    route: Route, identity_public_key: bytes, throttle: Throttle | None
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        roles.require(_subject(request, identity_public_key), route.permission)
+        subject = _subject(request, identity_public_key)
+        if throttle is not None:
+            throttle.take()
+        roles.require(subject, route.permission)
         if "api-version" not in request.query:
             raise bad_parameter("api-version must be specified")
         parsed = VaultRequest(

@@ -1,7 +1,8 @@
 """Who may do what: the vault's role assignments, by a token's subject.
 
-The function app may use the two keys and keep class keys as secrets. It can create no key, delete nothing
-and purge nothing, as its role assignments in Azure have it. A subject that is not listed may do nothing.
+The function app may use the two keys, and keep class keys as secrets, which it deletes and recovers. It can
+create or delete no key. It can purge nothing either: in Azure its role would let it, and the vault's purge
+protection does not. A subject that is not listed may do nothing.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ _FUNCTION_APP = frozenset(
         Permission.SECRETS_GET,
         Permission.SECRETS_LIST,
         Permission.SECRETS_UPDATE,
+        Permission.SECRETS_DELETE,
+        Permission.SECRETS_RECOVER,
     }
 )
 

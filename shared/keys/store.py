@@ -7,11 +7,13 @@ unwrapping. Protocol section 2.
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from shared.keys.envelope import Kek
     from shared.types import KeyName, Secret
@@ -20,41 +22,83 @@ ALGORITHM_BITS = {"aes-gcm-128": 128, "aes-gcm-192": 192, "aes-gcm-256": 256}
 """Algorithms of class keys, as an envelope names them, and their strength in bits."""
 
 
+class VersionState(enum.Enum):
+    """What may be done with a version of a class key; only an active one is wrapped for anybody."""
+
+    ACTIVE = "active"
+    REVOKED = "revoked"
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassKeyVersion:
+    """One version of a class key, as it was when the store was asked.
+
+    Args:
+        version: From 1.
+        state: The first that holds of: below the floor, disabled, expired, not yet valid, active.
+        created_at: When it was stored, aware.
+        expires_at: From when on it is wrapped for nobody, aware; None for never.
+    """
+
+    version: int
+    state: VersionState
+    created_at: datetime
+    expires_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassKeyState:
     """What a store tells of a class key without opening it.
 
     Args:
-        latest: Its newest version, from 1.
         floor: Lowest version that may still be wrapped for anybody; 1 if none was revoked. A floor above
             ``latest`` means that the key is revoked as a whole.
-        algorithm: One of :data:`ALGORITHM_BITS`.
+        algorithm: Of its newest version, one of :data:`ALGORITHM_BITS`.
+        versions: All that were made, oldest first, in whatever state; at least one.
     """
 
-    latest: int
     floor: int
     algorithm: str
+    versions: tuple[ClassKeyVersion, ...]
+
+    @property
+    def latest(self) -> int:
+        """The newest version's number, whatever its state: the next one follows it."""
+        return self.versions[-1].version
+
+    @property
+    def current(self) -> int | None:
+        """The version that devices and builds are given, or None while there is none.
+
+        It is the newest version whose time has come, if that one is active. What is revoked, disabled or
+        expired never gives way to an older version: going back would undo the rotation that made it.
+        """
+        begun = [each for each in self.versions if each.state is not VersionState.NOT_YET_VALID]
+        return begun[-1].version if begun and begun[-1].state is VersionState.ACTIVE else None
 
     @property
     def key_bytes(self) -> int:
         """Length of the key in bytes: 16, 24 or 32."""
         return ALGORITHM_BITS[self.algorithm] // 8
 
-    @property
-    def is_live(self) -> bool:
-        """Whether the newest version may be wrapped."""
-        return self.latest >= self.floor
+    def version(self, number: int) -> ClassKeyVersion | None:
+        """Return one version, or None if there is no such version."""
+        return next((each for each in self.versions if each.version == number), None)
 
 
 class ClassKeyStore(Protocol):
     """Where the envelopes of class keys rest, every version of them.
 
     All operations raise :class:`shared.errors.TransportError` if the store cannot be reached or refuses for
-    now.
+    now. One that was cut off half-way leaves what was there before readable, and can be repeated: it then
+    goes through, or tells what stands in its way.
     """
 
     def states(self) -> Mapping[KeyName, ClassKeyState]:
-        """Return every class key's state, in one pass over the store; what is no class key is left out."""
+        """Return every class key's state; what is no class key, or was deleted, is left out."""
         ...
 
     def state(self, name: KeyName) -> ClassKeyState:
@@ -66,13 +110,22 @@ class ClassKeyStore(Protocol):
         """
         ...
 
-    def create(self, name: KeyName, envelope: str, *, algorithm: str, request: str | None = None) -> None:
+    def create(
+        self,
+        name: KeyName,
+        envelope: str,
+        *,
+        algorithm: str,
+        expires_at: datetime | None = None,
+        request: str | None = None,
+    ) -> None:
         """Store version 1 of a new class key; never overwrites.
 
         Args:
             name: The new class key's.
             envelope: What is stored.
             algorithm: One of :data:`ALGORITHM_BITS`.
+            expires_at: From when on it is wrapped for nobody, aware; None for never.
             request: Stays with the version and is told by :meth:`requests`; up to 128 characters.
 
         Raises:
@@ -82,7 +135,14 @@ class ClassKeyStore(Protocol):
         ...
 
     def add_version(
-        self, name: KeyName, envelope: str, *, version: int, algorithm: str, request: str | None = None
+        self,
+        name: KeyName,
+        envelope: str,
+        *,
+        version: int,
+        algorithm: str,
+        expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         """Store the version that follows the newest one; the floor stays.
 
@@ -91,6 +151,7 @@ class ClassKeyStore(Protocol):
             envelope: What is stored.
             version: The newest one plus 1.
             algorithm: One of :data:`ALGORITHM_BITS`.
+            expires_at: As for :meth:`create`.
             request: As for :meth:`create`.
 
         Raises:
@@ -99,10 +160,21 @@ class ClassKeyStore(Protocol):
         """
         ...
 
+    def replace_envelope(self, name: KeyName, envelope: str, *, version: int) -> None:
+        """Store another envelope of a version; the old one is read until this one can be.
+
+        The version's state, its times and the floor stay.
+
+        Raises:
+            NotFound: ``key_not_found``; there is no such key or version.
+            Conflict: ``version_exists``, somebody else is replacing it.
+        """
+        ...
+
     def requests(self, name: KeyName) -> Mapping[int, str]:
         """Return by version what :meth:`create` and :meth:`add_version` were given as ``request``.
 
-        Revoked and disabled versions count; an unknown class key has none.
+        Versions in every state count; an unknown class key has none.
 
         Raises:
             Conflict: ``name_taken`` as for :meth:`state`.
@@ -122,6 +194,28 @@ class ClassKeyStore(Protocol):
 
         Raises:
             NotFound: ``key_not_found``; there is no such key, or no such version of it.
+            KeyUnavailable: ``key_disabled``.
+        """
+        ...
+
+    def delete(self, name: KeyName) -> datetime | None:
+        """Delete a class key with all its versions, so that it can be recovered; repeating changes nothing.
+
+        Returns:
+            Until when it can be recovered, aware; None if the store does not say.
+
+        Raises:
+            NotFound: ``key_not_found``; there is none, and none was deleted.
+            Conflict: ``name_taken``.
+        """
+        ...
+
+    def recover(self, name: KeyName) -> None:
+        """Bring a deleted class key back as it was; one that is there stays as it is.
+
+        Raises:
+            NotFound: ``key_not_found``; there is none, and none was deleted.
+            Conflict: ``name_taken``.
         """
         ...
 
@@ -130,9 +224,10 @@ class KeyEncryptionKey(Protocol):
     """The KEK: its public half, and the vault's unwrapping with its private half."""
 
     def current(self) -> Kek:
-        """Return the public half of the current version.
+        """Return the public half of the current version, as the vault has it now.
 
         Raises:
+            KeyUnavailable: ``key_unfit``, the key is not of the kind, size or use that it must be.
             TransportError: The vault cannot be reached or refuses for now.
         """
         ...

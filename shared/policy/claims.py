@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from shared.certificates import build_name_of, device_id_of, leaf_public_key
 
 if TYPE_CHECKING:
-    from shared.certificates import ValidatedPath
+    from shared.certificates import KeyKind, ValidatedPath
+    from shared.types import KeyName, WrapAlgorithm
 
 Claims = Mapping[str, object]
 """Verified claims by group: ``hub`` ``x509`` ``attestation`` ``caller`` ``request``, each a mapping."""
@@ -65,3 +66,22 @@ def hub_claims(*, device_id: str, status: str, tags: Mapping[str, object]) -> di
         tags: The twin's tags, which only the service side can write.
     """
     return {"hub": {"device_id": device_id, "status": status, "tags": tags}}
+
+
+def request_claims(
+    *, key_name: KeyName, key_kind: KeyKind, algorithm: WrapAlgorithm | None, key_version: int | None
+) -> dict[str, object]:
+    """Return the ``request`` group, ``{"request": …}``: what a build machine asks for.
+
+    Args:
+        key_name: The class key.
+        key_kind: The kind of the public key to wrap for.
+        algorithm: The one asked for; None leaves the claim out.
+        key_version: The version asked for; None leaves the claim out.
+    """
+    claims: dict[str, object] = {"key_name": key_name, "key_kind": key_kind.value}
+    if algorithm is not None:
+        claims["algorithm"] = algorithm.value
+    if key_version is not None:
+        claims["key_version"] = key_version
+    return {"request": claims}

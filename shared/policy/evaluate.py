@@ -85,7 +85,7 @@ def evaluate(
             reason="policy_expired",
             detail=f"policy {policy.id} serial {policy.serial} ended at {policy.not_after.isoformat()}",
         )
-    rules = [rule for rule in policy.rules if _names(rule, operation, key_name)]
+    rules = [rule for rule in policy.rules if rule_names(rule, operation, key_name)]
     if not rules:
         return Denied(
             reason="no_rule",
@@ -107,17 +107,18 @@ def evaluate(
     return Denied(reason="claim_failed", detail=f"rule {rule.id}: {failure}")
 
 
-def _names(rule: Rule, operation: Operation, key_name: KeyName) -> bool:
+def rule_names(rule: Rule, operation: Operation, key_name: KeyName) -> bool:
+    """Return whether a rule is for an operation on a class key."""
     return operation in rule.operations and (rule.keys is None or key_name in rule.keys)
 
 
 def _failure(term: Condition | Combinator, claims: Claims) -> str | None:
     """Return what does not hold, or None if the term holds."""
     if isinstance(term, Condition):
-        found = _find(term.claim, claims)
-        if _holds(term, found):
+        found = find_claim(term.claim, claims)
+        if condition_holds(term, found):
             return None
-        return f"{term.claim} {term.operator.value} {_shown(term.value)}, found {_shown(found)}"
+        return f"{term.claim} {term.operator.value} {shown_value(term.value)}, found {shown_value(found)}"
     if not term.terms:
         return f"an empty {term.quantifier.value} never holds"
     failures = [_failure(each, claims) for each in term.terms]
@@ -127,8 +128,8 @@ def _failure(term: Condition | Combinator, claims: Claims) -> str | None:
     return failed[0] if failed else None
 
 
-def _find(claim: str, claims: Claims) -> object:
-    """Follow a dot path; what is not a mapping has no members."""
+def find_claim(claim: str, claims: Claims) -> object:
+    """Follow a dot path; what is not a mapping has no members, and what is not there is a mark of its own."""
     value: object = claims
     for step in claim.split("."):
         if not isinstance(value, Mapping) or step not in value:
@@ -137,7 +138,8 @@ def _find(claim: str, claims: Claims) -> object:
     return value
 
 
-def _holds(condition: Condition, found: object) -> bool:
+def condition_holds(condition: Condition, found: object) -> bool:
+    """Return whether a condition holds over what :func:`find_claim` found for it."""
     if condition.operator is Operator.EXISTS:
         # A null is neither: it vouches for nothing, and it is not absent.
         return found is not None and (found is not _MISSING) is condition.value
@@ -178,12 +180,12 @@ _COMPARE: Final[dict[Operator, Callable[[object, object], bool]]] = {
 }
 
 
-def _shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """Return a short picture of a claim or an operand."""
     if value is _MISSING:
         return "nothing"
     if isinstance(value, tuple):
-        return _short(f"[{', '.join(map(_shown, value[:16]))}]")
+        return _short(f"[{', '.join(map(shown_value, value[:16]))}]")
     if type(value) not in _SCALARS:
         return f"a {type(value).__name__}"
     if isinstance(value, int) and abs(value) > _LARGEST_SHOWN:  # some have more digits than Python converts

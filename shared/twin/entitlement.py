@@ -132,7 +132,7 @@ def assess(
     except FormatError as error:
         return _denied("report_malformed", str(error), public_key=public_key)
     try:
-        claims, certificate_fault = _verified_claims(twin, public_key, trust, at)
+        claims, certificate_fault = verified_claims(twin, public_key, trust, at)
     except FormatError as error:
         return _denied("certificate_malformed", str(error), public_key=public_key, status=status)
     answer = _ask_policy(class_keys, policy, claims, at=at, public_key=public_key, status=status)
@@ -151,7 +151,7 @@ def _denied(
     return Applicant(public_key=public_key, status=status, verdict=denial)
 
 
-def _verified_claims(
+def verified_claims(
     twin: Twin, public_key: PublicKey, trust: TrustStore, at: datetime
 ) -> tuple[dict[str, object], Denial | None]:
     """Return the claims that hold, and what is wrong with the certificate if its claims are absent.
@@ -185,13 +185,13 @@ def _ask_policy(
             policy, operation=Operation.DISTRIBUTE, key_name=name, claims=claims, v1=status is None, at=at
         )
         if isinstance(answer, Allowed):
-            algorithm = _choose(answer, public_key.kind, status)
+            algorithm = choose_algorithm(answer, public_key.kind, status)
             if algorithm is not None:
                 if state.floor > 1:
                     floors[name] = state.floor
-                if state.is_live:
+                if state.current is not None:
                     keys[name] = Entitlement(
-                        version=state.latest,
+                        version=state.current,
                         algorithm=algorithm,
                         key_bytes=state.key_bytes,
                         rule_id=answer.rule_id,
@@ -208,7 +208,7 @@ def _ask_policy(
     return Entitled(public_key=public_key, keys=keys, floors=floors)
 
 
-def _choose(allowed: Allowed, kind: KeyKind, status: ReportedStatus | None) -> WrapAlgorithm | None:
+def choose_algorithm(allowed: Allowed, kind: KeyKind, status: ReportedStatus | None) -> WrapAlgorithm | None:
     """Return the rule's first algorithm that fits the key and that the device's CPM can open."""
     able = _V1_ALGORITHMS if status is None else status.algorithms
     return next((each for each in allowed.algorithms if each in able and each in algorithms_for(kind)), None)

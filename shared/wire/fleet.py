@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_PAGE = 100
 """Entries of a page where the caller asks for no size."""
 
-VERSION_STATES = ("active", "revoked", "disabled", "expired")
+VERSION_STATES = ("active", "revoked", "disabled", "expired", "not_yet_valid")
 OUTCOME_STATES = ("released", "denied", "over_budget", "quarantined")
 
 
@@ -56,7 +56,7 @@ class KeyVersion:
             values.one_of(*VERSION_STATES), "Whether it may be wrapped (active), and if not, why not."
         )
     )
-    created_at: str | None = field(default=None, metadata=wire(values.TIME, "When it was made."))
+    created_at: str = field(metadata=wire(values.TIME, "When it was made."))
     expires_at: str | None = field(default=None, metadata=wire(values.TIME, "When it expires, if it does."))
 
 
@@ -70,7 +70,7 @@ class KeyDescription:
     algorithm: str = field(default=read.KEY_ALGORITHM, metadata=wire(values.KEY_ALGORITHM, "What it is for."))
     bits: int = field(metadata=wire(values.STRENGTH_TEXT, "Strength in bits.", name="strength"))
     versions: tuple[KeyVersion, ...] = field(
-        metadata=wire(list_of(KeyVersion), "Its versions, the newest first, 100 of them at most.")
+        metadata=wire(list_of(KeyVersion), "Its versions, the oldest first; of more than 100 the newest 100.")
     )
 
 

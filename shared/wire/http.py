@@ -148,6 +148,40 @@ class RevokeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRequest:
+    """``POST /api/DeleteKey`` and ``POST /api/RecoverKey``: a class key as a whole."""
+
+    key_name: KeyName = field(metadata=wire(values.KEY_NAME, "The class key."))
+
+    @classmethod
+    def parse(cls, body: bytes) -> KeyRequest:
+        """Read the body.
+
+        Raises:
+            FormatError: As for :meth:`ProvisionRequest.parse`.
+        """
+        return read_object(cls, Fields(body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewrapRequest:
+    """``POST /api/RewrapEnvelopes``: seal envelopes anew, of one class key or, if it is None, of all."""
+
+    key_name: KeyName | None = field(
+        default=None, metadata=wire(values.KEY_NAME, "One class key; all of them by default.")
+    )
+
+    @classmethod
+    def parse(cls, body: bytes) -> RewrapRequest:
+        """Read the body; it may be empty.
+
+        Raises:
+            FormatError: As for :meth:`ProvisionRequest.parse`.
+        """
+        return read_object(cls, Fields(body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WrapRequest:
     """``POST /api/WrapKey``: wrap a class key for the caller's public key."""
 
@@ -227,6 +261,32 @@ class RevokeAnswer:
 
     key_name: KeyName = field(metadata=wire(values.KEY_NAME, "The class key."))
     floor: int = field(metadata=wire(values.FLOOR, "The lowest version that may still be wrapped."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteAnswer:
+    """200 of DeleteKey."""
+
+    key_name: KeyName = field(metadata=wire(values.KEY_NAME, "The class key."))
+    recoverable_until: str | None = field(
+        metadata=wire(values.nullable(values.TIME), "Until when it can be recovered; null if nobody knows.")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverAnswer:
+    """200 of RecoverKey."""
+
+    key_name: KeyName = field(metadata=wire(values.KEY_NAME, "The class key."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewrapAnswer:
+    """200 of RewrapEnvelopes."""
+
+    rewrapped: int = field(metadata=wire(values.COUNT, "Envelopes that this call sealed anew."))
+    remaining: int = field(metadata=wire(values.COUNT, "Envelopes that are left; call again."))
+    kek_version: str = field(metadata=wire(values.TEXT, "The version that they are sealed under."))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,21 +2,42 @@
 
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from azure.keyvault.keys import KeyClient
 from azure.keyvault.secrets import SecretClient
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from simulators.vault import MemoryClassKeyStore, SoftwareKek
 
 from functions.adapters.key_vault import VaultKek, make_key_client
-from functions.adapters.key_vault_secrets import SecretClassKeyStore, secret_name
+from functions.adapters.key_vault_entries import secret_name
+from functions.adapters.key_vault_secrets import SecretClassKeyStore
 from functions.class_keys import ClassKeys
-from shared.errors import Conflict, NotFound, VerificationError
-from shared.keys.store import ClassKeyState
+from shared.errors import Conflict, KeyUnavailable, NotFound, VerificationError
+from shared.keys.envelope import parse_envelope
+from shared.keys.store import VersionState
 from shared.types import KeyName
 
 AES256 = "aes-gcm-256"
+ACTIVE, REVOKED, DISABLED, EXPIRED, NOT_YET_VALID = (
+    VersionState.ACTIVE,
+    VersionState.REVOKED,
+    VersionState.DISABLED,
+    VersionState.EXPIRED,
+    VersionState.NOT_YET_VALID,
+)
+
+
+def versions(state):
+    """Return each version's state by its number."""
+    return {each.version: each.state for each in state.versions}
+
+
+def moment(**delta):
+    """Return a time from now, to the second, as a vault keeps it."""
+    return datetime.now(UTC).replace(microsecond=0) + timedelta(**delta)
 
 
 @pytest.fixture(params=["memory", "key_vault"])
@@ -49,8 +70,10 @@ def name():
 def test_what_was_created_is_read_back_and_listed(store, name):
     store.create(name, "an envelope", algorithm=AES256)
     assert store.read(name, 1) == "an envelope"
-    state = ClassKeyState(latest=1, floor=1, algorithm=AES256)
-    assert store.state(name) == state
+    state = store.state(name)
+    assert (state.floor, state.algorithm, versions(state), state.current) == (1, AES256, {1: ACTIVE}, 1)
+    assert state.versions[0].expires_at is None
+    assert abs(state.versions[0].created_at - datetime.now(UTC)) < timedelta(minutes=5)
     assert store.states()[name] == state
 
 
@@ -75,7 +98,9 @@ def test_versions_follow_each_other_and_older_ones_stay(store, name):
     store.add_version(name, "two", version=2, algorithm=AES256)
     store.add_version(name, "three", version=3, algorithm="aes-gcm-128")
     assert [store.read(name, version) for version in (1, 2, 3)] == ["one", "two", "three"]
-    assert store.state(name) == ClassKeyState(latest=3, floor=1, algorithm="aes-gcm-128")
+    state = store.state(name)
+    assert (state.latest, state.floor, state.algorithm, state.current) == (3, 1, "aes-gcm-128", 3)
+    assert versions(state) == {1: ACTIVE, 2: ACTIVE, 3: ACTIVE}
 
 
 def test_what_asked_for_a_version_stays_with_it(store, name):
@@ -103,10 +128,13 @@ def test_a_floor_rises_stays_and_outlives_rotation(store, name):
     assert store.raise_floor(name, 2) == 2
     assert store.raise_floor(name, 2) == 2
     store.add_version(name, "three", version=3, algorithm=AES256)
-    assert store.state(name) == ClassKeyState(latest=3, floor=2, algorithm=AES256)
+    assert (store.state(name).floor, store.state(name).current) == (2, 3)
+    assert versions(store.state(name)) == {1: REVOKED, 2: ACTIVE, 3: ACTIVE}
     assert store.raise_floor(name, 4) == 4
     assert store.raise_floor(name, 3) == 4
-    assert store.states()[name] == ClassKeyState(latest=3, floor=4, algorithm=AES256)
+    state = store.states()[name]
+    assert (state.latest, state.floor, state.current) == (3, 4, None)
+    assert set(versions(state).values()) == {REVOKED}
     assert store.read(name, 1) == "one"
 
 
@@ -124,6 +152,9 @@ def test_a_version_that_is_not_there_cannot_be_revoked(store, name):
         lambda store, name: store.read(name, 1),
         lambda store, name: store.add_version(name, "x", version=1, algorithm=AES256),
         lambda store, name: store.raise_floor(name, 2),
+        lambda store, name: store.replace_envelope(name, "x", version=1),
+        lambda store, name: store.delete(name),
+        lambda store, name: store.recover(name),
     ],
 )
 def test_an_unknown_key_is_not_found(store, name, operation):
@@ -136,6 +167,59 @@ def test_an_unknown_version_is_not_found(store, name):
     store.create(name, "one", algorithm=AES256)
     with pytest.raises(NotFound):
         store.read(name, 2)
+
+
+def test_an_expired_version_is_shown_as_such_and_stays_readable(store, name):
+    store.create(name, "one", algorithm=AES256, expires_at=moment(days=1))
+    store.add_version(name, "two", version=2, algorithm=AES256, expires_at=moment(minutes=-1))
+    state = store.state(name)
+    assert versions(state) == {1: ACTIVE, 2: EXPIRED}
+    assert state.current is None  # never back to an older one
+    assert state.versions[0].expires_at > datetime.now(UTC)
+    assert store.states()[name] == state
+    assert store.read(name, 2) == "two"
+
+
+def test_another_envelope_takes_the_place_of_the_old_one_and_changes_nothing_else(store, name):
+    store.create(name, "one", algorithm=AES256, expires_at=moment(days=1))
+    store.add_version(name, "two", version=2, algorithm=AES256)
+    store.raise_floor(name, 2)
+    before = store.state(name)
+    store.replace_envelope(name, "one again", version=1)
+    store.replace_envelope(name, "two again", version=2)
+    store.replace_envelope(name, "two once more", version=2)
+    assert [store.read(name, version) for version in (1, 2)] == ["one again", "two once more"]
+    assert store.state(name) == before
+    assert store.states()[name] == before
+    store.add_version(name, "three", version=3, algorithm=AES256)
+    assert store.state(name).current == 3
+
+
+def test_a_version_that_is_not_there_has_no_envelope_to_replace(store, name):
+    store.create(name, "one", algorithm=AES256)
+    with pytest.raises(NotFound):
+        store.replace_envelope(name, "two", version=2)
+    assert store.state(name).latest == 1
+
+
+def test_a_deleted_key_is_gone_keeps_its_name_and_comes_back_as_it_was(store, name):
+    store.create(name, "one", algorithm=AES256)
+    store.add_version(name, "two", version=2, algorithm=AES256)
+    store.raise_floor(name, 3)
+    before = store.state(name)
+    until = store.delete(name)
+    assert until > datetime.now(UTC)
+    assert store.delete(name) > datetime.now(UTC)  # once more, and nothing more
+    assert name not in store.states()
+    with pytest.raises(NotFound):
+        store.state(name)
+    with pytest.raises(Conflict) as caught:
+        store.create(name, "another", algorithm=AES256)
+    assert caught.value.code == "key_deleted"
+    store.recover(name)
+    store.recover(name)
+    assert store.state(name) == before
+    assert store.read(name, 2) == "two"
 
 
 def test_the_kek_unwraps_what_was_encrypted_for_it(kek):
@@ -262,12 +346,12 @@ class TestVaultAlone:
         tags = {"cpk-key-name": name, "cpk-version": "2", "cpk-floor": "1", "cpk-algorithm": AES256}
         withdrawn = {**tags, "cpk-pending": "withdrawn"}
         client.set_secret(secret_name(name), "a loser's", enabled=False, tags=withdrawn)
-        assert vault.states()[name] == ClassKeyState(latest=1, floor=2, algorithm=AES256)
+        assert versions(vault.states()[name]) == {1: REVOKED}
         vault.add_version(name, "two", version=2, algorithm=AES256)
         assert vault.read(name, 2) == "two"
-        assert vault.states()[name] == ClassKeyState(latest=2, floor=2, algorithm=AES256)
+        assert versions(vault.states()[name]) == {1: REVOKED, 2: ACTIVE}
 
-    def test_a_disabled_version_is_gone_is_not_made_again_and_its_floor_still_counts(
+    def test_a_disabled_version_is_given_to_nobody_is_not_made_again_and_its_floor_still_counts(
         self, client, vault, name
     ):
         vault.create(name, "one", algorithm=AES256)
@@ -275,10 +359,95 @@ class TestVaultAlone:
         vault.raise_floor(name, 2)
         newest = client.get_secret(secret_name(name)).properties.version
         client.update_secret_properties(secret_name(name), newest, enabled=False)
-        revoked = ClassKeyState(latest=1, floor=2, algorithm=AES256)
-        assert vault.state(name) == revoked
-        assert vault.states()[name] == revoked
-        with pytest.raises(NotFound):
+        state = vault.state(name)
+        assert (versions(state), state.current) == ({1: REVOKED, 2: DISABLED}, None)
+        assert vault.states()[name] == state
+        with pytest.raises(KeyUnavailable) as caught:
             vault.read(name, 2)
+        assert caught.value.code == "key_disabled"
         with pytest.raises(Conflict):
             vault.add_version(name, "again", version=2, algorithm=AES256)
+        vault.add_version(name, "three", version=3, algorithm=AES256)
+        assert vault.state(name).current == 3
+
+    def test_disabling_any_envelope_of_a_version_disables_the_version(self, client, vault, name):
+        vault.create(name, "one", algorithm=AES256)
+        first = client.get_secret(secret_name(name)).properties.version
+        vault.replace_envelope(name, "one again", version=1)
+        client.update_secret_properties(secret_name(name), first, enabled=False)
+        assert versions(vault.state(name)) == {1: DISABLED}
+        client.update_secret_properties(secret_name(name), first, enabled=True)
+        assert versions(vault.state(name)) == {1: ACTIVE}
+
+    def test_until_its_time_has_come_a_version_leaves_the_older_one_in_use(self, client, vault, name):
+        vault.create(name, "one", algorithm=AES256)
+        vault.add_version(name, "two", version=2, algorithm=AES256)
+        newest = client.get_secret(secret_name(name)).properties.version
+        client.update_secret_properties(secret_name(name), newest, not_before=moment(days=1))
+        state = vault.state(name)
+        assert (versions(state), state.current) == ({1: ACTIVE, 2: NOT_YET_VALID}, 1)
+
+    def test_what_an_operator_set_on_a_version_outlives_its_new_envelope(self, client, vault, name):
+        vault.create(name, "one", algorithm=AES256)
+        newest = client.get_secret(secret_name(name)).properties.version
+        bounds = {"not_before": moment(hours=-1), "expires_on": moment(hours=1)}
+        client.update_secret_properties(secret_name(name), newest, **bounds)
+        before = vault.state(name)
+        vault.replace_envelope(name, "one again", version=1)
+        assert vault.state(name) == before
+        assert before.versions[0].expires_at == bounds["expires_on"]
+
+    def test_revocations_of_two_versions_at_once_never_undo_each_other(self, vault, name):
+        vault.create(name, "one", algorithm=AES256)
+        for version in range(2, 5):
+            vault.add_version(name, "more", version=version, algorithm=AES256)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda version: vault.raise_floor(name, version + 1), (3, 1, 4, 2)))
+        assert vault.state(name).floor == 5
+
+    def test_of_racing_new_envelopes_what_is_read_is_one_of_them(self, vault, name):
+        vault.create(name, "old", algorithm=AES256)
+
+        def replace(number):
+            try:
+                vault.replace_envelope(name, f"new {number}", version=1)
+            except Conflict:
+                return False
+            return True
+
+        with ThreadPoolExecutor(3) as pool:
+            through = list(pool.map(replace, range(3)))
+        expected = [f"new {number}" for number in range(3) if through[number]] or ["old"]
+        assert vault.read(name, 1) in expected
+        assert versions(vault.state(name)) == {1: ACTIVE}
+
+    def test_a_secret_that_somebody_wrote_over_hides_no_other_key(self, client, vault, name):
+        vault.create(name, "mine", algorithm=AES256)
+        other = KeyName(f"other-{name}")
+        vault.create(other, "mine", algorithm=AES256)
+        client.set_secret(secret_name(other), "somebody's password")
+        client.set_secret(secret_name(other), "x", tags={"cpk-key-name": other})
+        states = vault.states()
+        assert (name in states, other in states) == (True, False)
+
+    def test_the_next_class_key_is_sealed_under_a_rotated_kek_and_the_others_follow(self, live_cloud, name):
+        keys = make_key_client(live_cloud.vault_url, live_cloud.credential, verify_challenge=False)
+        store = SecretClassKeyStore.connect(
+            live_cloud.vault_url, live_cloud.credential, verify_challenge=False
+        )
+        class_keys = ClassKeys(store, VaultKek(keys, "class-key-kek"))
+        class_keys.provision(name, bits=256)
+        first = class_keys.open(name, 1).reveal()
+        operator = KeyClient(live_cloud.vault_url, live_cloud.operator, verify_challenge_resource=False)
+        kid = operator.rotate_key("class-key-kek").id
+        class_keys.rotate(name)
+
+        def kids():
+            return [parse_envelope(store.read(name, version), where="test").kid for version in (1, 2)]
+
+        assert [each == kid for each in kids()] == [False, True]
+        done = class_keys.rewrap(name)
+        assert (done.rewrapped, done.remaining, done.kid) == (1, 0, kid)
+        assert kids() == [kid, kid]
+        assert ClassKeys(store, VaultKek(keys, "class-key-kek")).open(name, 1).reveal() == first
+        assert class_keys.rewrap(name).rewrapped == 0

@@ -329,7 +329,7 @@ def test_deleted_keys_are_listed_recovered_and_purged(vault, name):
         client.get_key(name)
 
 
-def test_the_function_app_makes_no_key_and_deletes_nothing(vault, name):
+def test_the_function_app_makes_and_deletes_no_key_and_purges_nothing(vault, name):
     vault.keys().create_ec_key(name)
     vault.secrets().set_secret(name, "v")
     keys, secret = vault.keys("function-app"), vault.secrets("function-app")
@@ -338,7 +338,6 @@ def test_the_function_app_makes_no_key_and_deletes_nothing(vault, name):
         lambda: keys.rotate_key(name),
         lambda: keys.update_key_properties(name, enabled=False),
         lambda: keys.begin_delete_key(name),
-        lambda: secret.begin_delete_secret(name),
         lambda: secret.purge_deleted_secret(name),
     ):
         assert refusal(call) == (403, "Forbidden", "ForbiddenByRbac")

@@ -11,14 +11,17 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 from azure.iot.hub import IoTHubRegistryManager
+from azure.keyvault.keys import KeyClient
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from simulators.live_cloud import LocalIdentity
 
 COMMAND = Path(sys.executable).with_name("local-cloud")
 
@@ -155,6 +158,31 @@ def test_the_function_app_provisions_with_its_own_identity_and_only_for_the_righ
     made = cloud.post("/api/ProvisionKey", "provision", json=body)
     assert (made.status_code, made.json()["version"]) == (201, 1)
     assert cloud.post("/api/ProvisionKey", "provision", json=body).status_code == 409
+
+
+def test_a_class_key_lives_its_whole_life_as_the_operator_guide_walks_through_it(cloud, monkeypatch):
+    name = {"key_name": "walked"}
+
+    def call(contract, body=name, status=200):
+        answer = cloud.post(f"/api/{contract}", "provision", json=body)
+        assert (contract, answer.status_code) == (contract, status), answer.text
+        return answer.json()
+
+    call("ProvisionKey", status=201)
+    assert call("RotateKey")["version"] == 2
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", cloud.description["hub"]["ca_file"])
+    operator = LocalIdentity((cloud.state / "identity.key").read_bytes(), "operator")
+    vault = KeyClient(cloud.description["vault"]["url"], operator, verify_challenge_resource=False)
+    kid = vault.rotate_key("class-key-kek").id
+    assert call("RewrapEnvelopes") == {"rewrapped": 2, "remaining": 0, "kek_version": kid}
+    assert call("RewrapEnvelopes")["rewrapped"] == 0
+    assert call("DeleteKey", status=409)["code"] == "key_in_use"
+    assert call("RevokeKey", {**name, "version": 2})["floor"] == 3
+    assert call("DeleteKey")["recoverable_until"] > f"{datetime.now(UTC):%Y-%m-%d}"
+    assert call("ProvisionKey", status=409)["code"] == "key_deleted"
+    assert call("RotateKey", status=404)["code"] == "key_not_found"
+    call("RecoverKey")
+    assert call("RotateKey")["version"] == 3
 
 
 def test_every_function_that_asks_for_a_key_is_opened_by_one(cloud):

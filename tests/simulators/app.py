@@ -69,6 +69,12 @@ def environment(
 class App:
     """The app; ``queues`` holds what it put on queues and nobody took yet.
 
+    Args:
+        cloud: What it works with.
+        folder: For the files that its settings name.
+        policy_changes: Of the policy.
+        changes: Of the settings.
+
     Attributes:
         function_key: Sent with every request, in the header and in the query, as the platform hands it on.
         replies: Every answer.
@@ -76,11 +82,18 @@ class App:
 
     function_key: str | None = None
 
-    def __init__(self, cloud: Cloud, folder: Path, **policy_changes: object) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        folder: Path,
+        *,
+        policy_changes: dict[str, object] | None = None,
+        **changes: str,
+    ) -> None:
         self.cloud = cloud
         self.queues: dict[str, list[str]] = defaultdict(list)
         self.replies: list[Reply] = []
-        settings = environment(cloud, folder, policy_changes=policy_changes)
+        settings = environment(cloud, folder, policy_changes=policy_changes, **changes)
         app = build_app(settings, connect_services=self._connect)
         self.functions = {function.get_function_name(): function for function in app.get_functions()}
         self.described = DescribedApi(self._send("OpenApi", b"", method="GET").document)

@@ -25,7 +25,7 @@ class Cloud:
         self.at = NOW
         self.authority = Authority()
         self.registry = MemoryRegistry()
-        self.store = MemoryClassKeyStore()
+        self.store = MemoryClassKeyStore(now=lambda: self.at)
         self.kek = SoftwareKek()
         self.signer = SoftwareSigner()
         self.class_keys = ClassKeys(self.store, self.kek, monotonic=self.seconds)

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
 
 
 class LocalIdentity:
-    """The function app's credential, minted with the local cloud's identity key."""
+    """A credential minted with the local cloud's identity key; the function app's unless told otherwise."""
 
-    def __init__(self, key_pem: bytes) -> None:
+    def __init__(self, key_pem: bytes, subject: str = "function-app") -> None:
         self._key_pem = key_pem
+        self._subject = subject
 
     def get_token(self, *scopes: str, **_options: object) -> AccessToken:
         audience = scopes[0].removesuffix("/.default")
-        token = tokens.mint(self._key_pem, audience=audience, subject="function-app", lifetime=600)
+        token = tokens.mint(self._key_pem, audience=audience, subject=self._subject, lifetime=600)
         return AccessToken(token, int(time.time()) + 600)
 
 
@@ -50,7 +51,9 @@ class LiveCloud:
         self.vault_url = document["vault"]["url"]
         self._functions_host = int((folder / "run" / "functions-host.pid").read_text())
         os.kill(self._functions_host, signal.SIGSTOP)
-        self.credential = LocalIdentity((folder / "identity.key").read_bytes())
+        identity = (folder / "identity.key").read_bytes()
+        self.credential = LocalIdentity(identity)
+        self.operator = LocalIdentity(identity, "operator")
 
     def close(self) -> None:
         os.kill(self._functions_host, signal.SIGCONT)

@@ -85,10 +85,15 @@ class VaultProcess:
         url: Its address.
         ca_file: What its TLS certificate is trusted by.
         operator: May do everything.
+        function_app: May do what the function app may.
         stranger: May do nothing.
+
+    Args:
+        folder: Where its state and certificates go.
+        arguments: Further ones of its command line.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         root = create_authority("Test Root", days=2)
@@ -104,6 +109,7 @@ class VaultProcess:
         self.ca_file = folder / "ca.pem"
         self.operator = Identity(private, "operator")
         self.stranger = Identity(private, "stranger")
+        self.function_app = Identity(private, "function-app")
         options = {
             "--state": folder / "vault",
             "--address": "127.0.0.1",
@@ -112,9 +118,9 @@ class VaultProcess:
             "--server-key": folder / "server.key",
             "--identity-public-key": folder / "identity.pem",
         }
-        arguments = [str(word) for pair in options.items() for word in pair]
+        words = [str(word) for pair in options.items() for word in pair]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "local_cloud.key_vault", *arguments, "--stdin-lifeline"],
+            [sys.executable, "-m", "local_cloud.key_vault", *words, *arguments, "--stdin-lifeline"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

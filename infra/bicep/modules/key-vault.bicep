@@ -81,7 +81,8 @@ resource functionUsesReleaseKey 'Microsoft.Authorization/roleAssignments@2022-04
   }
 }
 
-// Provisioning writes secrets, revoking writes their tags; no narrower built-in role does both.
+// Provisioning writes secrets, revoking writes their tags, DeleteKey and RecoverKey soft-delete and recover; no
+// narrower built-in role does all. Purge protection keeps it from purging.
 resource functionKeepsClassKeys 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   scope: vault
   name: guid(vault.id, functionPrincipalId, secretsOfficer)

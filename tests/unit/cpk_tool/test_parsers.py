@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cpk_tool import config_file, parsers
-from cpk_tool.commands.completion import SHELLS, completion_script
-from cpk_tool.man_pages import man_pages
+from cpk_tool.man_pages import documented
+from shared.command_line.completion import SHELLS, completion_script
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -67,13 +67,13 @@ def test_the_version_loads_nothing_but_the_entry():
 
 
 def test_man_pages_are_what_the_parsers_say():
-    stored = {path.name: path.read_text() for path in (ROOT / "docs" / "man").iterdir()}
+    stored = {path.name: path.read_text() for path in (ROOT / "docs" / "man").glob("cpk-tool*.1")}
 
-    assert stored == dict(man_pages()), "renew them: python -m cpk_tool.man_pages docs/man"
+    assert stored == dict(documented().man_pages()), "renew them: python -m cpk_tool.man_pages docs/man"
 
 
 def test_man_pages_name_every_option(commands):
-    pages = man_pages()
+    pages = documented().man_pages()
 
     for name, parser in commands.items():
         page = pages[f"cpk-tool-{name}.1"].replace("\\-", "-")
@@ -84,14 +84,14 @@ def test_man_pages_name_every_option(commands):
 def test_no_line_of_a_man_page_is_taken_for_a_command_by_mistake():
     known = {".TH", ".ad", ".SH", ".B", ".BR", ".TP", ".PP", ".nf", ".fi"}
 
-    for page in man_pages().values():
+    for page in documented().man_pages().values():
         found = {line.split()[0] for line in page.splitlines() if line.startswith((".", "'"))}
         assert found <= known
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_completion_scripts_know_every_command_and_long_option(commands, shell):
-    script = completion_script(shell)
+    script = completion_script(parsers.build_parser(), shell, extra="tool")
 
     for name, parser in commands.items():
         assert name in script

@@ -18,7 +18,7 @@ def app(cloud, tmp_path):
 @pytest.fixture
 def make_app(cloud, tmp_path):
     """Return what makes an app under a changed policy."""
-    return lambda **policy_changes: App(cloud, tmp_path, **policy_changes)
+    return lambda **policy_changes: App(cloud, tmp_path, policy_changes=policy_changes)
 
 
 @pytest.fixture

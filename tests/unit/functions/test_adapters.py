@@ -13,7 +13,7 @@ from msrest.exceptions import ClientRequestError, HttpOperationError
 from functions.adapters.expiring import Expiring
 from functions.adapters.iot_hub import ATTEMPTS, HubTwinRegistry
 from functions.adapters.key_vault import VaultRetryPolicy, vault_errors
-from functions.adapters.key_vault_secrets import secret_name
+from functions.adapters.key_vault_entries import secret_name
 from shared.errors import Conflict, FormatError, KeyUnavailable, NotFound, TransportError
 from shared.types import DeviceId, KeyName
 

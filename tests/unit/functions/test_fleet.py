@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
+from simulators.app import App
 from simulators.cloud import APP
 from simulators.fleet import Authority, Device
+
+from shared.keys.store import VersionState
+from shared.wire.fleet import VERSION_STATES
 
 
 def pages(app, name, **params):
@@ -52,16 +58,43 @@ class TestKeys:
         app.cloud.class_keys.revoke(APP, 2)
         told = app.request("Key", method="GET", route={"key_name": APP}).document
         assert [(each["version"], each["state"]) for each in told["versions"]] == [
-            (3, "active"),
-            (2, "revoked"),
             (1, "revoked"),
+            (2, "revoked"),
+            (3, "active"),
         ]
+        assert {each["created_at"] for each in told["versions"]} == {"2030-05-17T12:00:00Z"}
+
+    def test_every_state_of_a_version_can_be_told(self, cloud, tmp_path):
+        app = App(cloud, tmp_path, EDB_CLASS_KEY_DAYS="1")
+        app.request("ProvisionKey", {"key_name": APP})
+        for _ in range(4):
+            app.request("RotateKey", {"key_name": APP})
+        cloud.wait(days=1)
+        app.request("RotateKey", {"key_name": APP})
+        app.request("RotateKey", {"key_name": APP})
+        cloud.store.disabled |= {(APP, 3), (APP, 1)}
+        cloud.store.not_before[APP, 7] = cloud.at + dt.timedelta(hours=1)
+        app.request("RevokeKey", {"key_name": APP, "version": 2})
+        versions = app.request("Key", method="GET", route={"key_name": APP}).document["versions"]
+        states = {each["version"]: each["state"] for each in versions}
+        assert states == {
+            1: "revoked",
+            2: "revoked",
+            3: "disabled",
+            4: "expired",
+            5: "expired",
+            6: "active",
+            7: "not_yet_valid",
+        }
+        assert set(states.values()) == set(VERSION_STATES) == {state.value for state in VersionState}
+        assert versions[0]["expires_at"] == "2030-05-18T12:00:00Z"
 
     def test_a_long_history_is_told_by_its_newest_part(self, app):
         app.cloud.class_keys.provision(APP, bits=256)
-        app.cloud.store.envelopes[APP][2**32 - 1] = "an envelope"
+        for version in range(2, 151):
+            app.cloud.store.add_version(APP, "an envelope", version=version, algorithm="aes-gcm-256")
         told = app.request("Key", method="GET", route={"key_name": APP}).document
-        assert [told["versions"][0]["version"], len(told["versions"])] == [2**32 - 1, 100]
+        assert [each["version"] for each in told["versions"]] == list(range(51, 151))
 
     @pytest.mark.parametrize("name", ["", "a/b", "-a", "x" * 65, "ä", None])
     def test_a_route_that_names_no_key_is_refused(self, app, name):

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from simulators.cloud import APP
 from simulators.described import DescribedApi
-from simulators.fleet import spki_of
+from simulators.fleet import DAY, spki_of
 
 from functions.problems import FIELD_FAULTS, PROBLEMS
 from shared.errors import Conflict, EdbError, FormatError, KeyUnavailable, NotFound, TransportError
@@ -47,11 +47,15 @@ def after(name, body, provoke):
     return both
 
 
-def revoked(app, _):
-    app.request("ProvisionKey", NAMED)
-    app.request("RevokeKey", {**NAMED, "version": 1})
-    # Whoever may wrap at all, may; so the policy allows it without a certificate.
-    return app.request("WrapKey", {**NAMED, "client_public_key": ELLIPTIC})
+def denied_by(change):
+    """Return what provokes WrapKey's refusal of a version, under a policy that allows it to anybody."""
+
+    def provoke(app, _):
+        app.request("ProvisionKey", NAMED)
+        change(app.cloud.store, app.cloud.at)
+        return app.request("WrapKey", {**NAMED, "client_public_key": ELLIPTIC, "key_version": 1})
+
+    return provoke
 
 
 def reused(app, _):
@@ -76,13 +80,17 @@ PROVOKED = {
     "idempotency_key_invalid": posted("RotateKey", NAMED, headers={"Idempotency-Key": "a b"}),
     "token_invalid": posted("Keys", None, method="GET", params={"token": "-"}),
     "policy_denied": posted("WrapKey", {**NAMED, "client_public_key": ELLIPTIC}),
-    "key_revoked": revoked,
+    "key_revoked": denied_by(lambda store, _: store.raise_floor(APP, 2)),
     "key_not_found": posted("RotateKey", NAMED),
     "device_not_found": posted("Device", None, method="GET", route={"device_id": "nobody"}),
     "method_not_allowed": posted("ProvisionKey", None, method="GET"),
     "key_exists": after("ProvisionKey", NAMED, posted("ProvisionKey", NAMED)),
     "name_taken": failing(Conflict("the secret holds something else", code="name_taken")),
     "key_deleted": failing(Conflict("it can still be recovered", code="key_deleted")),
+    "key_disabled": denied_by(lambda store, _: store.disabled.add((APP, 1))),
+    "key_expired": denied_by(lambda store, at: store._expiry.update({(APP, 1): at})),
+    "key_not_yet_valid": denied_by(lambda store, at: store.not_before.update({(APP, 1): at + DAY})),
+    "key_in_use": after("ProvisionKey", NAMED, posted("DeleteKey", NAMED)),
     "version_exists": failing(Conflict("somebody else was first", code="version_exists")),
     "conflict": failing(Conflict("too fast")),
     "body_too_large": posted("RotateKey", b" " * 65537),
@@ -91,6 +99,7 @@ PROVOKED = {
     "unavailable": failing(TransportError("10.0.0.7 refused", code="vault_unavailable")),
     "not_ready": not_ready,
 }
+OF_VERSIONS = {"key_revoked", "key_disabled", "key_expired", "key_not_yet_valid"}
 ANYBODY = {
     "id": "anybody",
     "keys": ["*"],
@@ -102,7 +111,8 @@ ANYBODY = {
 
 @pytest.mark.parametrize("code", PROBLEMS)
 def test_every_problem_of_the_catalogue_can_be_answered(make_app, monkeypatch, code):
-    app = make_app(rules=[ANYBODY]) if code == "key_revoked" else make_app()
+    changes = {"rules": [ANYBODY]} if code in OF_VERSIONS else {}
+    app = make_app(**changes)
     reply = PROVOKED[code](app, monkeypatch)
     assert (reply.document["code"], reply.status) == (code, PROBLEMS[code].status)
     assert reply.document["type"] == f"urn:cpk:problem:{code}"

@@ -23,6 +23,41 @@ def test_defaults_stand_in_for_names_alone(cloud, tmp_path):
     assert settings.entra_in_front is False
 
 
+def test_what_is_not_set_asks_for_nothing_more(cloud, tmp_path):
+    settings = Settings.from_environment(environment(cloud, tmp_path))
+    assert (settings.key_hsm_url, settings.crl_file, settings.class_key_lifetime) == (None, None, None)
+    assert settings.trust.revocations == ()
+
+
+def test_keys_may_live_in_a_managed_hsm_beside_the_vault(cloud, tmp_path):
+    values = environment(
+        cloud, tmp_path, EDB_KEY_HSM_URL="https://name.managedhsm.azure.net/", EDB_CLASS_KEY_DAYS="90"
+    )
+    settings = Settings.from_environment(values)
+    assert settings.key_hsm_url == "https://name.managedhsm.azure.net"
+    assert settings.key_vault_url == "https://vault.test"
+    assert settings.class_key_lifetime.days == 90
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EDB_KEY_HSM_URL", "http://name.managedhsm.azure.net"),
+        ("EDB_KEY_HSM_URL", "https://name.managedhsm.azure.net/keys"),
+        ("EDB_CLASS_KEY_DAYS", "0"),
+        ("EDB_CLASS_KEY_DAYS", "-1"),
+        ("EDB_CLASS_KEY_DAYS", "36501"),
+        ("EDB_CLASS_KEY_DAYS", "ninety"),
+        ("EDB_CRL_FILE", "/nowhere/crl.pem"),
+    ],
+)
+def test_an_optional_setting_that_makes_no_sense_is_told(cloud, tmp_path, name, value):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(environment(cloud, tmp_path, **{name: value}))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{name}: ")
+
+
 def test_all_problems_are_told_together(cloud, tmp_path):
     values = environment(
         cloud,
@@ -81,6 +116,9 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "ImportKeyPublic",
         "RotateKey",
         "RevokeKey",
+        "RewrapEnvelopes",
+        "DeleteKey",
+        "RecoverKey",
         "WrapKey",
         "Keys",
         "Key",

@@ -124,7 +124,7 @@ def test_image_holds_what_the_agent_imports_in_the_versions_that_were_tested():
 
 
 def pins(path: Path) -> dict[str, str]:
-    return dict(re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", path.read_text(), re.MULTILINE))
+    return dict(re.findall(r"^([a-z0-9.-]+)(?:\[[a-z0-9,-]+\])?==([^\s;]+)", path.read_text(), re.MULTILINE))
 
 
 def test_agent_imports_nothing_that_opens_keys_or_packages_or_speaks_for_the_service():

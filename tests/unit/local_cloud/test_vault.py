@@ -10,6 +10,7 @@ from local_cloud.key_vault.requests import VaultRequest
 from local_cloud.key_vault.roles import Permission
 from local_cloud.key_vault.secret_calls import SecretCalls
 from local_cloud.key_vault.store import Attributes, Change, Kind, Store
+from local_cloud.key_vault.throttle import Throttle
 from shared.types import Secret
 
 EVERYTHING = frozenset(KeyOperation)
@@ -41,6 +42,7 @@ def test_the_function_app_uses_keys_and_keeps_secrets_and_does_nothing_else():
     } == {
         *("keys/get", "keys/list", "keys/wrapKey", "keys/unwrapKey", "keys/sign", "keys/verify"),
         *("secrets/get", "secrets/list", "secrets/set", "secrets/update"),
+        *("secrets/delete", "secrets/recover"),
     }
 
 
@@ -206,3 +208,20 @@ def test_octets_are_base64url_without_padding(text):
     with pytest.raises(VaultError, match="value"):
         VaultRequest(body={"value": text}).octets("value")
     assert VaultRequest(body={"value": "_-8"}).octets("value") == b"\xff\xef"
+
+
+def test_a_throttled_vault_lets_calls_through_again_when_the_window_has_moved_on():
+    clock = [0.0]
+    throttle = Throttle(calls=2, seconds=10, monotonic=lambda: clock[0])
+
+    def answer():
+        try:
+            throttle.take()
+        except VaultError as error:
+            return error.status
+        return "served"
+
+    answers = []
+    for clock[0] in (0.0, 5.0, 9.9, 10.0, 14.0, 15.0):
+        answers.append(answer())
+    assert answers == ["served", "served", 429, "served", 429, "served"]

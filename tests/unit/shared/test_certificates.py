@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x448, x2
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from shared import certificates
 from shared.certificates import (
     MAX_INTERMEDIATES,
     KeyKind,
@@ -386,6 +387,10 @@ UNTRUSTED = {
         authority("ca0", "root"),
     ),
     "nothing": (),
+    "an issuer on a curve of no certificate": (
+        certificate("leaf", "ca"),
+        authority("ca", "root", key=ec.generate_private_key(ec.SECP256K1()).public_key()),
+    ),
 }
 
 
@@ -399,6 +404,96 @@ def test_an_empty_trust_store_trusts_nothing_and_does_not_load():
     with pytest.raises(FormatError):
         TrustStore.from_pem(b"", where="trust.pem")
     assert len(TrustStore.from_pem(pem(authority("a"), authority("b")), where="trust.pem").roots) == 2
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        (certificate("leaf", "root", key=rsa_key(2048, (1 << 1999) | 1)),),
+        (certificate("leaf", "root", key=rsa_key(16384)),),
+        (certificate("leaf", "ca"), authority("ca", "root", key=rsa_key(16384, (1 << 16000) | 1))),
+        (
+            certificate("leaf", "ca"),
+            authority("ca", "root", key=ec.generate_private_key(ec.SECP256K1()).public_key()),
+        ),
+    ],
+)
+def test_a_hostile_key_in_a_chain_is_refused_before_any_signature_is_checked(chain, monkeypatch):
+    checked = []
+    monkeypatch.setattr(certificates, "_verifier", lambda *_: checked.append("a path"))
+    assert refusal(chain, trust(authority("root"))) == "certificate_untrusted"
+    assert checked == []
+
+
+@pytest.mark.parametrize(
+    "spki",
+    [spki_of(rsa_key(16384)), spki_of(rsa_key(4096, (1 << 2000) | 1)), b"0" * 4096],
+)
+def test_a_key_that_is_too_long_is_not_even_parsed(spki, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(certificates, "load_der_public_key", parsed.append)
+    with pytest.raises(FormatError):
+        load_public_key(spki, where="here")
+    assert parsed == []
+
+
+# --- name constraints --------------------------------------------------------
+
+URI, DNS, MAIL = x509.UniformResourceIdentifier, x509.DNSName, x509.RFC822Name
+ANY_DIRECTORY = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Org")]))
+
+
+def constrained(*, permitted=None, excluded=None, critical=True):
+    """Return "ca" under "root", whose certificates must keep to these names."""
+    constraints = x509.NameConstraints(permitted, excluded)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ca")]))
+        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "root")]))
+        .public_key(ec_key("ca").public_key())
+        .serial_number(7)
+        .not_valid_before(NOW - timedelta(days=1))
+        .not_valid_after(NOW + timedelta(days=1))
+        .add_extension(CA, critical=True)
+        .add_extension(constraints, critical=critical)
+        .sign(ec_key("root"), hashes.SHA256())
+    )
+
+
+@pytest.mark.parametrize("critical", [True, False])
+@pytest.mark.parametrize(
+    ("constraints", "names"),
+    [
+        ({"permitted": [URI("plant.example")]}, [URI("urn:cpk:device:edge-01")]),
+        ({"excluded": [URI("plant.example")]}, [URI("urn:cpk:device:edge-01")]),
+        ({"permitted": [URI("plant.example")]}, None),  # named by the common name alone
+        ({"permitted": [DNS("plant.example")]}, [DNS("evil.example")]),
+        ({"excluded": [MAIL("evil.example")]}, [MAIL("a@evil.example")]),
+        ({"permitted": [ANY_DIRECTORY]}, None),
+        ({"excluded": [ANY_DIRECTORY]}, [URI("urn:cpk:device:edge-01")]),
+    ],
+)
+def test_names_that_an_issuer_may_not_give_or_nobody_can_judge_are_refused(constraints, names, critical):
+    extensions = () if names is None else (x509.SubjectAlternativeName(names),)
+    chain = (
+        certificate("edge-01", "ca", extensions=extensions),
+        constrained(**constraints, critical=critical),
+    )
+    assert refusal(chain, trust(authority("root"))) == "certificate_untrusted"
+
+
+@pytest.mark.parametrize(
+    ("constraints", "names"),
+    [
+        ({"permitted": [DNS("plant.example")]}, [DNS("a.plant.example"), URI("urn:cpk:device:edge-01")]),
+        ({"permitted": [DNS("plant.example")]}, None),
+        ({"excluded": [DNS("evil.example")]}, [URI("urn:cpk:device:edge-01")]),
+    ],
+)
+def test_constraints_on_other_kinds_of_names_leave_a_device_its_own(constraints, names):
+    extensions = () if names is None else (x509.SubjectAlternativeName(names),)
+    chain = (certificate("edge-01", "ca", extensions=extensions), constrained(**constraints))
+    assert device_id_of(validate_path(chain, trust(authority("root")), at=NOW).leaf) == "edge-01"
 
 
 # --- names ------------------------------------------------------------
