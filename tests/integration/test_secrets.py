@@ -10,12 +10,10 @@ import base64
 import logging
 import socket
 import ssl
-import time
 import urllib.parse
 from pathlib import Path
 
 import pytest
-from azure.core.credentials import AccessToken
 from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import Twin
@@ -24,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from simulators.app import App
 from simulators.cloud import Cloud
 from simulators.fleet import Device, spki_of
-from simulators.live_cloud import LiveCloud
+from simulators.live_cloud import LiveCloud, LocalIdentity
 from simulators.running_cloud import RunningCloud
 from simulators.vault import OAEP
 
@@ -32,7 +30,6 @@ from functions.adapters.iot_hub import HubTwinRegistry
 from functions.adapters.key_vault import VaultKek, VaultReleaseSigner, make_key_client
 from functions.adapters.key_vault_secrets import SecretClassKeyStore
 from functions.services import assemble
-from local_cloud import tokens
 
 CLASS_KEY = bytes.fromhex("5ec2e7c1a55ce7a3b1ed0fa11ed10ca70a5d0fe1dbadc0de0ddba11feedface5")
 FUNCTION_KEY = "Pl4nted-Function_Key+of/this=test~0123456789"
@@ -136,18 +133,6 @@ class RealApp(App):
         return self.services
 
 
-class Stranger:
-    """A credential that the vault knows and lets do nothing."""
-
-    def __init__(self, live) -> None:
-        self._key = (live.folder / "identity.key").read_bytes()
-
-    def get_token(self, *scopes, **_options):
-        audience = scopes[0].removesuffix("/.default")
-        token = tokens.mint(self._key, audience=audience, subject="stranger", lifetime=600)
-        return AccessToken(token, int(time.time()) + 600)
-
-
 class NotingCredential:
     """Keeps the tokens that it gives, for they are to be looked for."""
 
@@ -203,6 +188,10 @@ def drive(app: App, *, imports: bool = True) -> set[int]:
     app.request("RotateKey", {"key_name": "nobody"})
     app.request("RevokeKey", {"key_name": "named_here", "version": 1})
     app.request("RevokeKey", {**name, "version": 9})
+    app.request("RewrapEnvelopes", {})
+    app.request("DeleteKey", name)
+    app.request("DeleteKey", {"key_name": "named_here"})
+    app.request("RecoverKey", {"key_name": "named_here"})
     app.request("Keys", method="GET")
     app.request("Keys", method="GET", params={"token": "-"})
     app.request("Key", method="GET", route=name)
@@ -247,7 +236,8 @@ def test_planted_secrets_are_in_no_log_answer_or_exception(live_cloud, recording
         # Something goes wrong in the middle of a wrap, where the class key is open.
         broken.setattr("functions.wrap_key.wrap_key", lambda key, *_, **__: len(key) / 0)
         statuses.add(app.request("WrapKey", {"key_name": "planted_key", **caller(cloud)}).status)
-    stranger = RealApp(live_cloud, cloud, tmp_path, Stranger(live_cloud))
+    identity = (live_cloud.folder / "identity.key").read_bytes()
+    stranger = RealApp(live_cloud, cloud, tmp_path, LocalIdentity(identity, "stranger"))
     statuses.update(drive(stranger, imports=False))
     assert {200, 201, 400, 403, 404, 405, 409, 413, 422, 500, 503} <= statuses
 
