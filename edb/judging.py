@@ -17,7 +17,7 @@ from shared.policy.document import Operation
 from shared.policy.evaluate import Denied
 from shared.policy.explaining import Explanation, explain
 from shared.twin import entitlement
-from shared.twin.documents import parse_public_key, parse_status
+from shared.twin.documents import parse_certificates, parse_public_key, parse_status
 from shared.twin.entitlement import Denial, choose_algorithm, verified_claims, verify_chain
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def _facts(twin: Twin, trust: TrustStore, at: datetime) -> _Facts | Denial:
         reason = "report_malformed"
         status = parse_status(twin.reported)
         reason = "certificate_malformed"
-        claims, fault = verified_claims(twin, public_key, trust, at)
+        chain = parse_certificates(twin.reported)
+        claims, fault = verified_claims(twin, public_key, chain, trust, at)
     except FormatError as error:
         return Denial(reason=reason, detail=str(error))
     return _Facts(public_key=public_key, status=status, claims=claims, fault=fault)

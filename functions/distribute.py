@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from functions.audit import AuditRecord, write_record
-from shared.errors import Conflict, EdbError, NotFound
+from shared.errors import Conflict, EdbError, FormatError, NotFound
 from shared.keys.wrapping import WrapContext, wrap_key
 from shared.release.document import assemble, encode_claims, to_be_signed
-from shared.twin.held import OutcomeState, read_held
-from shared.twin.patching import build_patch, plan_of
-from shared.twin.reconcile import Decision, Deny, Deployment, OverBudget, Tell, Write, reconcile
+from shared.twin.held import OutcomeState
+from shared.twin.patching import build_patch, plan_of, writes_desired
+from shared.twin.reconcile import Decision, Deny, Deployment, OverBudget, Tell, Unchanged, Write, judge
+from shared.twin.settled import Settlement
+from shared.types import parse_device_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from shared.keys.store import ClassKeyState
     from shared.policy.document import Policy
     from shared.twin.plan import Plan
-    from shared.twin.ports import ReleaseSigner, Twin, TwinRegistry
+    from shared.twin.ports import ReleaseSigner, Twin, TwinRegistry, TwinRow
     from shared.types import Audience, DeviceId, KeyName
 
 CONFLICT_RETRIES = 3
@@ -73,10 +75,12 @@ class Distributor:
             release_key_id=self.signer.key_id(),
             release_keys=self.signer.public_keys(),
         )
+        states = self.class_keys.states()
         return DistributionPass(
             distributor=self,
             deployment=deployment,
-            states=self.class_keys.states(),
+            states=states,
+            settlement=Settlement(deployment, states, at=self.now()),
             correlation_id=correlation_id,
         )
 
@@ -89,13 +93,28 @@ class DistributionPass:
         distributor: What made it.
         deployment: What is the same for every device.
         states: The class keys, when the pass began.
+        settlement: Tells which devices need no step.
         correlation_id: What finds the pass in the logs.
     """
 
     distributor: Distributor
     deployment: Deployment
     states: Mapping[KeyName, ClassKeyState]
+    settlement: Settlement
     correlation_id: str
+
+    def unsettled(self, rows: Iterable[TwinRow]) -> list[DeviceId]:
+        """Return the devices among some rows that need a step; of the others nothing is read or written."""
+        now = int(self.distributor.now().timestamp())
+        found = []
+        for row in rows:
+            if self.settlement.is_settled(row, now=now):
+                continue
+            try:
+                found.append(parse_device_id(row.device_id, where="twin query"))
+            except FormatError as error:  # one odd row is no reason to leave a fleet without its keys
+                _LOG.warning("device_id_unreadable", extra={"detail": str(error)})
+        return found
 
     def reconcile_all(self, device_ids: Iterable[DeviceId]) -> list[DeviceId]:
         """Reconcile devices; one's failure never stops another's.
@@ -143,12 +162,13 @@ class DistributionPass:
 
     def _step(self, twin: Twin) -> Decision:
         at = self.distributor.now()
-        decision = reconcile(twin, self.states, self.deployment, at=at)
+        verdict = judge(twin, self.states, self.deployment, at=at)
+        decision = verdict.decision
         plan = plan_of(decision)
         wrapped = {} if plan is None else self._wrap(plan)
         cose = None if plan is None or not plan.is_signed else self._sign(plan, wrapped)
-        held = read_held(twin, self.deployment.release_keys)
-        patch = build_patch(twin, held, decision, wrapped=wrapped, cose=cose, at=at)
+        note = self.settlement.note(twin, verdict, writes_desired=writes_desired(decision))
+        patch = build_patch(twin, verdict.held, decision, wrapped=wrapped, cose=cose, at=at, note=note)
         if patch is not None:
             self.distributor.registry.patch(twin.device_id, patch, etag=twin.etag)
             for record in self._records(twin, decision):
@@ -195,5 +215,7 @@ class DistributionPass:
                 yield replace(record, outcome="denied", reason="over_budget", detail=detail)
             case Tell(outcome=outcome) if outcome.state is OutcomeState.QUARANTINED:
                 yield replace(record, outcome="denied", reason=outcome.state.value, detail=outcome.reason)
+            case Unchanged():
+                return
             case _:
                 yield record

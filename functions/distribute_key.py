@@ -1,13 +1,17 @@
 """DistributeKey: who starts a distribution, and how its work is spread (protocol section 5).
 
-A timer, or a message on the queue of passes, lists the fleet and puts it on the queue of pages; each page is
-reconciled by whichever instance takes it. A twin that changed is reconciled at once.
+A timer, or a change of a class key, puts a message on the queue of passes. A pass looks at one row of each
+twin, and puts the devices that are not settled on the queue of pages; each page is reconciled by whichever
+instance takes it. A pass over a large fleet puts itself back on the queue, to go on from there. A twin that
+changed is reconciled at once.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, List  # noqa: UP035 - the Functions worker knows typing's generics only
 
 import azure.functions as func
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
     from functions.services import Services
     from shared.types import DeviceId
+
+PASS_SECONDS = 60.0
+"""How long one message of a pass lists twins; a large fleet takes several."""
 
 MAX_PAGE_ATTEMPTS = 3
 """How often devices that failed are put back on the queue; then the next pass has to do."""
@@ -41,17 +48,26 @@ def blueprint(services: Callable[[], Services]) -> func.Blueprint:
     @functions.timer_trigger(
         arg_name="timer", schedule="%EDB_DISTRIBUTE_SCHEDULE%", run_on_startup=False, use_monitor=True
     )
-    @functions.queue_output(arg_name="pages", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION)
-    def distribute_key_timer(timer: func.TimerRequest, pages: func.Out[List[str]]) -> None:  # noqa: UP006 - see the import
+    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
+    def distribute_key_timer(timer: func.TimerRequest, passes: func.Out[str]) -> None:
         del timer  # late or not, the fleet is looked at
-        _enqueue_fleet(services(), pages, cause="timer", correlation_id=uuid.uuid4().hex)
+        passes.set(PassMessage(cause="timer", correlation_id=uuid.uuid4().hex).encode())
 
     @functions.function_name(name="DistributeKeyPass")
     @functions.queue_trigger(arg_name="message", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
     @functions.queue_output(arg_name="pages", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION)
-    def distribute_key_pass(message: func.QueueMessage, pages: func.Out[List[str]]) -> None:  # noqa: UP006 - see the import
+    @functions.queue_output(arg_name="rest", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
+    def distribute_key_pass(
+        message: func.QueueMessage,
+        pages: func.Out[List[str]],  # noqa: UP006 - see the import
+        rest: func.Out[str],
+    ) -> None:
         asked = PassMessage.parse(message.get_body())
-        _enqueue_fleet(services(), pages, cause=asked.cause, correlation_id=asked.correlation_id)
+        found, following = list_unsettled(services(), asked, seconds=PASS_SECONDS)
+        if found:
+            pages.set([page.encode() for page in found])
+        if following is not None:
+            rest.set(following.encode())
 
     @functions.function_name(name="DistributeKeyPage")
     @functions.queue_trigger(arg_name="message", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION)
@@ -90,20 +106,40 @@ def blueprint(services: Callable[[], Services]) -> func.Blueprint:
     return functions
 
 
-def _enqueue_fleet(
-    services: Services, pages: func.Out[list[str]], *, cause: str, correlation_id: str
-) -> None:
-    messages = [
-        page.encode()
-        for devices in services.registry.candidates()
-        for page in paged(devices, correlation_id=correlation_id)
-    ]
-    if messages:
-        pages.set(messages)
+def list_unsettled(
+    services: Services, asked: PassMessage, *, seconds: float
+) -> tuple[list[PageMessage], PassMessage | None]:
+    """Look at a row of each twin, for a while.
+
+    Args:
+        services: The deployment.
+        asked: The pass, or the rest of one.
+        seconds: After how long the rest is left to another message.
+
+    Returns:
+        The devices that need a step, in pages, and what remains of the pass.
+    """
+    one_pass = services.distributor.begin_pass(correlation_id=asked.correlation_id)
+    ends = time.monotonic() + seconds
+    pages: list[PageMessage] = []
+    token, looked_at = asked.token, 0
+    while True:
+        page = services.registry.rows(token=token)
+        token, looked_at = page.next_token, looked_at + len(page.rows)
+        pages += paged(one_pass.unsettled(page.rows), correlation_id=asked.correlation_id)
+        if token is None or time.monotonic() >= ends:
+            break
     _LOG.info(
         "distribution_pass",
-        extra={"cause": cause, "correlation_id": correlation_id, "pages": len(messages)},
+        extra={
+            "cause": asked.cause,
+            "correlation_id": asked.correlation_id,
+            "devices": looked_at,
+            "unsettled": sum(len(page.devices) for page in pages),
+            "goes_on": token is not None,
+        },
     )
+    return pages, None if token is None else replace(asked, token=token)
 
 
 def _put_back(failed: list[DeviceId], again: func.Out[str], *, attempt: int, correlation_id: str) -> None:

@@ -24,14 +24,17 @@ class PassMessage:
     Args:
         cause: What it was asked for by, for the logs.
         correlation_id: What finds it in the logs.
+        token: Where the pass goes on; None at its beginning.
     """
 
     cause: str
     correlation_id: str
+    token: str | None = None
 
     def encode(self) -> str:
         """Return the message."""
-        return json.dumps({"cause": self.cause, "correlation_id": self.correlation_id})
+        fields = {"cause": self.cause, "correlation_id": self.correlation_id}
+        return json.dumps(fields if self.token is None else {**fields, "token": self.token})
 
     @classmethod
     def parse(cls, body: bytes) -> PassMessage:
@@ -41,7 +44,11 @@ class PassMessage:
             FormatError: It is none.
         """
         fields = _object(body)
-        return cls(cause=_text(fields, "cause"), correlation_id=_text(fields, "correlation_id"))
+        return cls(
+            cause=_text(fields, "cause"),
+            correlation_id=_text(fields, "correlation_id"),
+            token=_text(fields, "token") if "token" in fields else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

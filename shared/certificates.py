@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509 import verification
@@ -271,6 +272,22 @@ class TrustStore:
         """
         return cls(roots=_load(data, where=where, most=MAX_ROOTS, most_bytes=MAX_TRUST_BYTES))
 
+    def digest(self, *, at: datetime) -> bytes:
+        """Return a SHA-256 over all that decides whom this store trusts at a time, 32 bytes.
+
+        It is the same for the same roots in any order, and for a revocation list that was issued again
+        without a change.
+
+        Args:
+            at: Aware; tells which revocation lists are current.
+        """
+        roots = sorted(root.fingerprint(hashes.SHA256()) for root in self.roots)
+        lists = sorted(
+            (each.issuer.public_bytes(), each.this_update <= at <= each.next_update, sorted(each.serials))
+            for each in self.revocations
+        )
+        return hashlib.sha256(repr((roots, lists)).encode()).digest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidatedPath:
@@ -327,6 +344,20 @@ def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: d
     _check_name_constraints(verified.chain)
     _check_revocation(verified.chain, trust, at)
     return ValidatedPath(leaf=leaf, root=verified.chain[-1])
+
+
+def changes_of(chain: Sequence[x509.Certificate]) -> list[int]:
+    """Return the moments at which time alone changes what a chain is worth, Unix seconds.
+
+    Args:
+        chain: As presented, validated or not.
+    """
+    return [
+        int(time.timestamp()) + after
+        for certificate in chain
+        # A certificate is valid to the end of its last second.
+        for time, after in ((certificate.not_valid_before_utc, 0), (certificate.not_valid_after_utc, 1))
+    ]
 
 
 def _verifier(trust: TrustStore, at: datetime) -> verification.ClientVerifier:

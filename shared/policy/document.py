@@ -162,6 +162,19 @@ class Policy:
     digest: bytes
 
 
+def claims_of(policy: Policy) -> frozenset[str]:
+    """Return the dot path of every claim that a policy speaks of."""
+    pending: list[Condition | Combinator] = [rule.release for rule in policy.rules]
+    found = set()
+    while pending:
+        term = pending.pop()
+        if isinstance(term, Condition):
+            found.add(term.claim)
+        else:
+            pending.extend(term.terms)
+    return frozenset(found)
+
+
 def load_policy(data: bytes, *, where: str, min_serial: int = 0) -> Policy:
     """Load a policy.
 

@@ -107,6 +107,35 @@ def evaluate(
     return Denied(reason="claim_failed", detail=f"rule {rule.id}: {failure}")
 
 
+def rules_in_reach(
+    policy: Policy, *, operation: Operation, key_name: KeyName, claims: Claims
+) -> tuple[str, ...]:
+    """Return the ids of the rules that may allow an operation, whatever the groups say that are not known.
+
+    A rule that is left out denies for certain: :func:`evaluate` over these groups and any others never
+    answers it.
+
+    Args:
+        policy: From :func:`shared.policy.document.load_policy`.
+        operation: What is asked for.
+        key_name: On which class key.
+        claims: The groups that are known, each with all of its claims.
+    """
+    return tuple(
+        rule.id
+        for rule in policy.rules
+        if rule_names(rule, operation, key_name) and _may_hold(rule.release, claims)
+    )
+
+
+def _may_hold(term: Condition | Combinator, claims: Claims) -> bool:
+    if isinstance(term, Condition):
+        group, _, _ = term.claim.partition(".")
+        return group not in claims or condition_holds(term, find_claim(term.claim, claims))
+    may = [_may_hold(each, claims) for each in term.terms]
+    return any(may) if term.quantifier is Quantifier.ANY_OF else bool(may) and all(may)
+
+
 def rule_names(rule: Rule, operation: Operation, key_name: KeyName) -> bool:
     """Return whether a rule is for an operation on a class key."""
     return operation in rule.operations and (rule.keys is None or key_name in rule.keys)

@@ -7,6 +7,7 @@ entries (``$metadata``, ``$version``) and unknown fields are ignored.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ CONTRACT_VERSION = 2
 
 _FINGERPRINT_BYTES = 32
 _KCV_BYTES = 16
+_FAILED_DIGITS = 16
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
@@ -261,20 +263,26 @@ def reported_status(
         sequence: Of the last release applied; 0 if none was.
         keys: Each class key that the device holds or failed to take.
         packages: By package id; characters that a twin's names may not hold are written as ``%XX``.
+
+    What of the keys is in error is summed up in ``failed``, for queries that read no more of a twin.
     """
-    return {
-        STATUS: {
-            "v": CONTRACT_VERSION,
-            "algs": " ".join(algorithm.value for algorithm in algorithms),
-            "pkf": fingerprint.hex(),
-            "seq": sequence,
-            "keys": {name: _key_status(report) for name, report in keys.items()},
-            "packages": {
-                _property_name(name): {"ver": report.version, "state": report.state}
-                for name, report in packages.items()
-            },
-        }
+    status: dict[str, object] = {
+        "v": CONTRACT_VERSION,
+        "algs": " ".join(algorithm.value for algorithm in algorithms),
+        "pkf": fingerprint.hex(),
+        "seq": sequence,
+        "keys": {name: _key_status(report) for name, report in keys.items()},
+        "packages": {
+            _property_name(name): {"ver": report.version, "state": report.state}
+            for name, report in packages.items()
+        },
     }
+    failed = [
+        f"{name}@{report.sequence}" for name, report in sorted(keys.items()) if report.error is not None
+    ]
+    if failed:
+        status["failed"] = hashlib.sha256(" ".join(failed).encode()).hexdigest()[:_FAILED_DIGITS]
+    return {STATUS: status}
 
 
 def _key_status(report: KeyReport) -> dict[str, object]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.certificates import KeyKind, PublicKey, validate_path
+from shared.certificates import KeyKind, PublicKey, changes_of, validate_path
 from shared.errors import FormatError, VerificationError
 from shared.keys.wrapping import algorithms_for
 from shared.policy.claims import certificate_claims, hub_claims
@@ -97,11 +97,15 @@ class Applicant:
         public_key: None if it reports none that can be used; nothing can be wrapped or signed for it then.
         status: None for a device of version 1, and for one whose status does not parse.
         verdict: What it may hold, or why it may not.
+        certified: Whether a valid certificate names both the device and its key.
+        changes: When time alone may change the verdict, Unix seconds, past and to come.
     """
 
     public_key: PublicKey | None
     status: ReportedStatus | None
     verdict: Entitled | Denial
+    certified: bool = False
+    changes: Sequence[int] = ()
 
 
 def assess(
@@ -132,16 +136,33 @@ def assess(
     except FormatError as error:
         return _denied("report_malformed", str(error), public_key=public_key)
     try:
-        claims, certificate_fault = verified_claims(twin, public_key, trust, at)
+        chain = parse_certificates(twin.reported)
     except FormatError as error:
         return _denied("certificate_malformed", str(error), public_key=public_key, status=status)
+    claims, certificate_fault = verified_claims(twin, public_key, chain, trust, at)
     answer = _ask_policy(class_keys, policy, claims, at=at, public_key=public_key, status=status)
     verdict = (
         explain(answer, claims, certificate_fault, hub_status=twin.status)
         if isinstance(answer, Denied)
         else answer
     )
-    return Applicant(public_key=public_key, status=status, verdict=verdict)
+    changes = changes_of(chain)
+    if policy.not_after is not None:
+        changes.append(int(policy.not_after.timestamp()))
+    return Applicant(
+        public_key=public_key,
+        status=status,
+        verdict=verdict,
+        certified=_is_certified(claims),
+        changes=changes,
+    )
+
+
+def _is_certified(claims: Mapping[str, object]) -> bool:
+    certificate = claims.get("x509")
+    return isinstance(certificate, Mapping) and all(
+        certificate.get(claim) is True for claim in ("key_matches", "device_id_matches")
+    )
 
 
 def _denied(
@@ -152,14 +173,10 @@ def _denied(
 
 
 def verified_claims(
-    twin: Twin, public_key: PublicKey, trust: TrustStore, at: datetime
+    twin: Twin, public_key: PublicKey, chain: Sequence[x509.Certificate], trust: TrustStore, at: datetime
 ) -> tuple[dict[str, object], Denial | None]:
-    """Return the claims that hold, and what is wrong with the certificate if its claims are absent.
-
-    Raises:
-        FormatError: The certificate does not parse.
-    """
-    path, fault = verify_chain(parse_certificates(twin.reported), trust, at=at)
+    """Return the claims that hold, and what is wrong with the certificate if its claims are absent."""
+    path, fault = verify_chain(chain, trust, at=at)
     claims = {
         **hub_claims(device_id=twin.device_id, status=twin.status, tags=twin.tags),
         **certificate_claims(path, spki=public_key.spki, device_id=twin.device_id),

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from shared.types import KeyName
 
 
+REBIND = "rebind"
+"""In the outcome tag: the fingerprint of the device key that an operator has bound the device to."""
+
+
 class OutcomeState(enum.Enum):
     """How reconciling ended for a device."""
 
@@ -108,6 +112,13 @@ def read_held(twin: Twin, release_keys: Sequence[ec.EllipticCurvePublicKey]) -> 
         has_keys=bool(names) or (section is not None and not isinstance(section, Mapping)),
         is_intact=intact,
     )
+
+
+def read_rebinding(tags: Mapping[str, object]) -> str | None:
+    """Return the fingerprint, in hex, of the key that an operator has bound the device to anew, if any."""
+    tag = tags.get(OUTCOME_TAG)
+    fingerprint = tag.get(REBIND) if isinstance(tag, Mapping) else None
+    return fingerprint if isinstance(fingerprint, str) else None
 
 
 def read_outcome(tags: Mapping[str, object]) -> Outcome | None:

@@ -9,7 +9,8 @@ from shared.errors import FormatError
 from shared.twin.documents import KEYS, OUTCOME_TAG, RELEASE
 from shared.twin.held import Outcome, read_outcome
 from shared.twin.plan import Plan, basis_of
-from shared.twin.reconcile import Decision, Deny, Unchanged, Write
+from shared.twin.reconcile import Decision, Deny, Write
+from shared.twin.settled import NOTE, Note, read_note
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +26,11 @@ def plan_of(decision: Decision) -> Plan | None:
     return decision.plan if isinstance(decision, Write | Deny) else None
 
 
+def writes_desired(decision: Decision) -> bool:
+    """Whether carrying a decision out changes desired."""
+    return plan_of(decision) is not None or (isinstance(decision, Deny) and decision.clear)
+
+
 def build_patch(
     twin: Twin,
     held: Held,
@@ -33,6 +39,7 @@ def build_patch(
     wrapped: Mapping[KeyName, bytes],
     cose: bytes | None,
     at: datetime,
+    note: Note | None = None,
 ) -> dict[str, object] | None:
     """Return the patch ``{"tags"?: …, "properties"?: {"desired": …}}``, or None if nothing is to be written.
 
@@ -43,13 +50,14 @@ def build_patch(
         wrapped: Every key of the decision's plan, wrapped; empty if it has none.
         cose: The signed release of the decision's plan; None if it has none.
         at: Now, aware; stands in the tag if the outcome is a new one.
+        note: What the decision hung on; stands in the tag beside an outcome.
 
     Raises:
         FormatError: What was wrapped or signed is not what the plan says.
     """
-    if isinstance(decision, Unchanged):
-        return None
     plan, outcome = plan_of(decision), decision.outcome
+    if outcome is None:  # it takes no part, and is told nothing
+        return None
     patch: dict[str, object] = {}
     if plan is not None:
         if plan.keys.keys() != wrapped.keys() or plan.is_signed != (cose is not None):
@@ -59,8 +67,11 @@ def build_patch(
             outcome = Outcome(state=outcome.state, reason=outcome.reason, basis=basis_of(plan, wrapped))
     elif isinstance(decision, Deny) and decision.clear:
         patch["properties"] = {"desired": {KEYS: None, RELEASE: None}}
-    if read_outcome(twin.tags) != outcome:
-        patch["tags"] = {OUTCOME_TAG: _tag(outcome, at)}
+    tag = {} if read_outcome(twin.tags) == outcome else _tag(outcome, at)
+    if note is not None and note != read_note(twin.tags):
+        tag[NOTE] = note.tag()
+    if tag:
+        patch["tags"] = {OUTCOME_TAG: tag}
     return patch or None
 
 

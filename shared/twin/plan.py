@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from shared.twin.entitlement import Entitlement
     from shared.twin.held import Held
     from shared.twin.ports import Twin
-    from shared.types import Audience, DeviceId, KeyName
+    from shared.types import Audience, DeviceId, Fingerprint, KeyName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ class Plan:
         device_id: Device id, or ``device/module``.
         audience: The deployment's id.
         public_key: What to wrap for.
+        fingerprint: Of the device key that the release is for: :attr:`public_key`'s, or, in a release without
+            keys, that of the key which the device is bound to.
         keys: The class keys; none takes away all that the device holds.
         floors: The lowest versions allowed.
         sequence: The release's.
@@ -43,6 +45,7 @@ class Plan:
     device_id: DeviceId
     audience: Audience
     public_key: PublicKey
+    fingerprint: Fingerprint
     keys: Mapping[KeyName, Entitlement]
     floors: Mapping[KeyName, int]
     sequence: int
@@ -63,7 +66,7 @@ class Plan:
             issued_at=self.issued_at,
             expires_at=self.expires_at,
             sequence=self.sequence,
-            fingerprint=self.public_key.fingerprint,
+            fingerprint=self.fingerprint,
             keys={
                 name: ReleasedKey(
                     version=key.version,
@@ -124,5 +127,5 @@ def basis_of(plan: Plan, wrapped: Mapping[KeyName, bytes]) -> str:
     """
     keys = {name: [key.version, key.algorithm.value] for name, key in plan.keys.items()}
     digests = {name: hashlib.sha256(data).digest() for name, data in wrapped.items()}
-    basis = encode_cbor([KEYS, plan.public_key.fingerprint, plan.policy_sha256, keys, digests])
+    basis = encode_cbor([KEYS, plan.fingerprint, plan.policy_sha256, keys, digests])
     return hashlib.sha256(basis).hexdigest()

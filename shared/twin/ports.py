@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -42,6 +42,42 @@ class TwinPage:
     next_token: str | None
 
 
+class TwinRow(NamedTuple):
+    """What a query tells of one twin; nothing in it is checked.
+
+    Args:
+        device_id: Device id, or ``device/module``.
+        status: ``enabled`` or ``disabled``.
+        tags: All of them.
+        desired_version: ``$version`` of desired.
+        sequence: What the device reports of the last release applied.
+        fingerprint: What it reports as its key's.
+        algorithms: What it reports that it can unwrap.
+        failed: What it reports about keys that it could not take.
+        key_updated: When ``device_public_key`` was reported last.
+        certificate_updated: When ``device_cert`` was reported last.
+    """
+
+    device_id: object
+    status: object
+    tags: object
+    desired_version: object
+    sequence: object
+    fingerprint: object
+    algorithms: object
+    failed: object
+    key_updated: object
+    certificate_updated: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowPage:
+    """Some rows, and the token that asks for the next ones; None after the last."""
+
+    rows: Sequence[TwinRow]
+    next_token: str | None
+
+
 class TwinRegistry(Protocol):
     """The hub's twins.
 
@@ -66,11 +102,17 @@ class TwinRegistry(Protocol):
         """
         ...
 
-    def candidates(self) -> Iterator[Sequence[DeviceId]]:
-        """Return, page by page, who has anything to do with class keys.
+    def rows(self, *, token: str | None) -> RowPage:
+        """Return a page of those who have anything to do with class keys.
 
         That is: who reports a device key, or holds class keys or a release in desired. The answer may lag
         behind :meth:`read` and may name devices that are gone.
+
+        Args:
+            token: None for the first page, then the page's ``next_token``.
+
+        Raises:
+            FormatError: ``token`` is none of this registry's.
         """
         ...
 

@@ -17,13 +17,14 @@ Invariants (protocol section 5):
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shared.twin.budget import DESIRED_BUDGET
 from shared.twin.entitlement import PUBLIC_KEY_MISSING, Denial, Entitled, assess
-from shared.twin.held import Held, Outcome, OutcomeState, read_held, read_outcome
+from shared.twin.held import Held, Outcome, OutcomeState, read_held, read_outcome, read_rebinding
 from shared.twin.plan import Plan, basis_of, planned_size
+from shared.types import Fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,12 +37,18 @@ if TYPE_CHECKING:
     from shared.policy.document import Policy
     from shared.release.document import ReleasedKey
     from shared.twin.documents import ReportedStatus
-    from shared.twin.entitlement import Entitlement
+    from shared.twin.entitlement import Applicant, Entitlement
     from shared.twin.ports import Twin
     from shared.types import Audience, KeyName, WrapAlgorithm
 
 MAX_RETRIES = 2
 """A device that cannot unwrap its keys gets them wrapped again this often; then it is quarantined."""
+
+KEY_NOT_BOUND = "key_not_bound"
+"""Reason of a device that reports another key than its releases are for, without a certificate for it."""
+
+NEVER = 253_402_300_799
+"""``until`` of what time alone does not change: the last second of the year 9999."""
 
 EMPTY_RELEASE_SECONDS = 10 * 365 * 86400
 """How long a release without keys stays valid: a device that was off for years must still believe it."""
@@ -150,10 +157,34 @@ class Tell:
 Decision = Unchanged | Write | Deny | OverBudget | Tell
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A decision and how long it stands if nothing but the clock changes.
+
+    Args:
+        decision: What to do.
+        held: What desired holds before.
+        sequence: Of the release that desired holds afterwards; 0 if it holds none.
+        until: When time alone may change the decision, Unix seconds.
+    """
+
+    decision: Decision
+    held: Held
+    sequence: int
+    until: int
+
+
 def reconcile(
     twin: Twin, class_keys: Mapping[KeyName, ClassKeyState], deployment: Deployment, *, at: datetime
 ) -> Decision:
-    """Decide what to do about one device.
+    """Decide what to do about one device; :func:`judge` also tells how long that stands."""
+    return judge(twin, class_keys, deployment, at=at).decision
+
+
+def judge(
+    twin: Twin, class_keys: Mapping[KeyName, ClassKeyState], deployment: Deployment, *, at: datetime
+) -> Verdict:
+    """Decide what to do about one device, and until when that stands.
 
     Args:
         twin: As the hub holds it; everything in it is hostile.
@@ -171,11 +202,61 @@ def reconcile(
         now=int(at.timestamp()),
         now_ms=int(at.timestamp() * 1000),
     )
+    decision = _decide(case, applicant)
+    release = _release_after(case, decision)
+    changes = [*applicant.changes, *([] if release is None else [_renewal(*release[1:])])]
+    return Verdict(
+        decision=decision,
+        held=case.held,
+        sequence=0 if release is None else release[0],
+        until=min((time for time in changes if time > case.now), default=NEVER),
+    )
+
+
+def _decide(case: _Case, applicant: Applicant) -> Decision:
+    bound_to = _bound_to(case, applicant)
     if isinstance(applicant.verdict, Denial):
-        return _deny(case, applicant.verdict, applicant.public_key)
+        return _deny(case, applicant.verdict, applicant.public_key, bound_to)
+    if bound_to is not None:
+        detail = (
+            f"it reports the key {applicant.verdict.public_key.fingerprint.hex()}, bound is {bound_to.hex()}"
+        )
+        return _deny(case, Denial(reason=KEY_NOT_BOUND, detail=detail), applicant.public_key, bound_to)
     if applicant.status is None:
         return _serve_v1(case, applicant.verdict)
     return _serve(case, applicant.verdict)
+
+
+def _bound_to(case: _Case, applicant: Applicant) -> Fingerprint | None:
+    """Return the fingerprint that the device is bound to, if it now reports a key that it is not bound to.
+
+    The first release binds a device's id to its key. From then on another key needs a valid certificate for
+    it, or an operator's word: whoever copied what a device signs in with gets nothing wrapped for a key of
+    his own, whatever the policy asks for.
+    """
+    release, public_key = case.held.release, applicant.public_key
+    if release is None or public_key is None or not _is_addressed(case) or applicant.certified:
+        return None
+    now = public_key.fingerprint
+    if now == release.fingerprint or read_rebinding(case.twin.tags) == now.hex():
+        return None
+    return Fingerprint(release.fingerprint)
+
+
+def _release_after(case: _Case, decision: Decision) -> tuple[int, int, int] | None:
+    """Return sequence, ``iat`` and ``exp`` of the release that desired holds once it is carried out."""
+    match decision:
+        case Write(plan=Plan(is_signed=True) as plan) | Deny(plan=Plan() as plan):
+            return plan.sequence, plan.issued_at, plan.expires_at
+        case Write() | Deny(clear=True):
+            return None
+    release = case.held.release
+    return None if release is None else (release.sequence, release.issued_at, release.expires_at)
+
+
+def _renewal(issued_at: int, expires_at: int) -> int:
+    """Return when a third of a release's lifetime is left (protocol section 5, step 3)."""
+    return expires_at - (expires_at - issued_at) // 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,13 +318,17 @@ def _serve_v1(case: _Case, entitled: Entitled) -> Decision:
     return _if_it_fits(case, Write(plan=plan, outcome=Outcome(state=OutcomeState.RELEASED), cause=cause))
 
 
-def _deny(case: _Case, denial: Denial, public_key: PublicKey | None) -> Decision:
+def _deny(
+    case: _Case, denial: Denial, public_key: PublicKey | None, bound_to: Fingerprint | None
+) -> Decision:
     """Take away what a denied device holds, and say why; once."""
     outcome = Outcome(state=OutcomeState.DENIED, reason=denial.reason)
     plan, clear = None, False
     if public_key is not None and (case.status is not None or case.held.has_release):
-        if _must_take_away(case, public_key):
-            plan = _plan(case, Entitled(public_key=public_key, keys={}, floors={}))
+        fingerprint = public_key.fingerprint if bound_to is None else bound_to
+        if _must_take_away(case, fingerprint):
+            nothing = Entitled(public_key=public_key, keys={}, floors={})
+            plan = replace(_plan(case, nothing), fingerprint=fingerprint)
     else:
         clear = not case.held.is_empty
     if plan is None and not clear:
@@ -253,7 +338,7 @@ def _deny(case: _Case, denial: Denial, public_key: PublicKey | None) -> Decision
     return Deny(denial=denial, outcome=outcome, plan=plan, clear=clear)
 
 
-def _must_take_away(case: _Case, public_key: PublicKey) -> bool:
+def _must_take_away(case: _Case, fingerprint: Fingerprint) -> bool:
     """Say whether a denied device's twin does not yet hold a release without keys that it would believe."""
     if case.held.is_empty:
         return case.reported_sequence > 0
@@ -262,7 +347,7 @@ def _must_take_away(case: _Case, public_key: PublicKey) -> bool:
         release is None
         or not case.held.is_intact
         or bool(release.keys)
-        or release.fingerprint != public_key.fingerprint
+        or release.fingerprint != fingerprint
         or not _is_addressed(case)
         or case.reported_sequence > release.sequence
     )
@@ -275,14 +360,13 @@ def _difference(case: _Case, entitled: Entitled) -> Cause | None:
         return Cause.FIRST
     if release is None or not held.is_intact or not _is_addressed(case):
         return Cause.TAMPERED
-    lifetime = release.expires_at - release.issued_at
     differences = (
         (Cause.DEVICE_KEY, release.fingerprint != entitled.public_key.fingerprint),
         (Cause.KEYS, _versions(release.keys) != _versions(entitled.keys)),
         (Cause.FLOORS, dict(release.floors) != dict(entitled.floors)),
         (Cause.POLICY, release.policy_sha256 != case.deployment.policy.digest),
         (Cause.OVERTAKEN, case.reported_sequence > release.sequence),
-        (Cause.RENEWAL, (release.expires_at - case.now) * 3 <= lifetime),
+        (Cause.RENEWAL, case.now >= _renewal(release.issued_at, release.expires_at)),
     )
     return next((cause for cause, differs in differences if differs), None)
 
@@ -325,6 +409,7 @@ def _plan(case: _Case, entitled: Entitled, *, signed: bool = True) -> Plan:
         device_id=case.twin.device_id,
         audience=case.deployment.audience,
         public_key=entitled.public_key,
+        fingerprint=entitled.public_key.fingerprint,
         keys=entitled.keys,
         floors=entitled.floors,
         sequence=case.next_sequence(),

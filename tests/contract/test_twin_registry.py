@@ -10,6 +10,7 @@ from simulators.registry import MemoryRegistry
 
 from functions.adapters.iot_hub import HubTwinRegistry
 from shared.errors import Conflict, FormatError, NotFound
+from shared.twin.settled import row_of
 from shared.types import DeviceId
 
 KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
@@ -81,7 +82,17 @@ def plain(section):
 
 
 def everybody(registry):
-    return [device_id for page in registry.candidates() for device_id in page]
+    return [row.device_id for row in rows_of(registry)]
+
+
+def rows_of(registry):
+    found, token = [], None
+    while True:
+        page = registry.rows(token=token)
+        found += page.rows
+        token = page.next_token
+        if token is None:
+            return found
 
 
 def tagged(registry, size, **filters):
@@ -111,6 +122,35 @@ def test_a_patch_merges_tags_and_desired_at_once_and_null_deletes(registry, devi
     twin = registry.read(device)
     assert plain(twin.desired) == {"a": {"c": "2", "e": True}}
     assert twin.tags == {"class": "gateway", "confidential_packages": {"state": "denied"}}
+
+
+def test_a_row_tells_what_the_twin_does(registry, hub, device):
+    reported = {
+        "device_public_key": "AAAA",
+        "device_cert": {"0": "BBBB"},
+        "confidential_package_status": {"v": 2, "seq": 7, "pkf": "00", "algs": "X", "failed": "abc"},
+    }
+    hub.report(device, reported)
+    registry.patch(
+        device,
+        {"tags": OUTCOME, "properties": {"desired": {"a": "1"}}},
+        etag=registry.read(device).etag,
+    )
+    [row] = [row for row in rows_of(registry) if row.device_id == device]
+    assert row == row_of(registry.read(device))
+    assert (row.sequence, row.fingerprint, row.algorithms, row.failed) == (7, "00", "X", "abc")
+    assert (row.key_updated is not None, row.certificate_updated is not None) == (True, True)
+
+
+def test_the_version_of_desired_rises_by_one_with_each_write(registry, device):
+    def version():
+        return registry.read(device).desired["$version"]
+
+    before = version()
+    registry.patch(device, {"properties": {"desired": {"a": "1", "b": "2"}}}, etag=registry.read(device).etag)
+    assert version() == before + 1
+    registry.patch(device, {"tags": OUTCOME}, etag=registry.read(device).etag)
+    assert version() == before + 1
 
 
 def test_the_etag_moves_with_every_write(registry, device):

@@ -122,7 +122,10 @@ class App:
         return reply
 
     def tick(self) -> None:
+        """Let the timer go off, and take the pass that it asks for as far as pages on the queue."""
         self._invoke("DistributeKeyTimer", timer=None)
+        while self.queues["distribute-passes"]:
+            self.message("DistributeKeyPass", self.queues["distribute-passes"].pop(0))
 
     def message(self, name: str, text: str) -> None:
         self._invoke(name, message=func.QueueMessage(id="1", body=text.encode()))

@@ -12,6 +12,7 @@ from functions.class_keys import ClassKeys
 from functions.distribute import Distributor
 from shared.release.verifying import verify_signature
 from shared.twin.documents import parse_desired
+from shared.twin.settled import NOTE
 from shared.types import Audience, DeviceId, KeyName
 
 AUDIENCE = Audience("fleet-a")
@@ -57,15 +58,22 @@ class Cloud:
         self.at += dt.timedelta(**delta)
 
     def run(self, *device_ids: str) -> list[DeviceId]:
-        """Make a pass over these devices, or over all; return those that failed."""
+        """Make a pass over these devices, or over all that are not settled; return those that failed."""
         one_pass = self.distributor.begin_pass(correlation_id="test")
-        chosen = [DeviceId(each) for each in device_ids] or [
-            each for page in self.registry.candidates() for each in page
-        ]
-        return one_pass.reconcile_all(chosen)
+        if device_ids:
+            return one_pass.reconcile_all(map(DeviceId, device_ids))
+        failed, token = [], None
+        while True:
+            page = self.registry.rows(token=token)
+            failed += one_pass.reconcile_all(one_pass.unsettled(page.rows))
+            token = page.next_token
+            if token is None:
+                return failed
 
     def tag(self, device_id: str = "edge-01") -> dict[str, object] | None:
-        return self.registry.snapshot(device_id)["tags"].get("confidential_packages")
+        """Return a device's outcome tag, without the note of what it hung on."""
+        tag = self.registry.snapshot(device_id)["tags"].get("confidential_packages")
+        return tag and {name: value for name, value in tag.items() if name != NOTE}
 
     def wrapped(self, device_id: str = "edge-01"):
         return parse_desired(self.registry.snapshot(device_id)["desired"]).wrapped

@@ -89,13 +89,15 @@ class Device:
         return reported_identity(spki=spki_of(self.private_key), certificates_der=self.certificates_der)
 
     def status(self, *, sequence: int = 0, keys=None, algorithms=ALL_ALGORITHMS) -> dict[str, object]:
-        return reported_status(
+        status = reported_status(
             algorithms=algorithms,
             fingerprint=self.public_key.fingerprint,
             sequence=sequence,
             keys=keys or {},
             packages={},
         )
+        # It is sent as a patch: what failed before and does no longer is taken away.
+        return {name: {"failed": None, **value} for name, value in status.items()}
 
     def report(self, **status) -> dict[str, object]:
         identity = {name: value for name, value in self.identity().items() if value is not None}

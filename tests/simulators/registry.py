@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 from shared.errors import Conflict, FormatError, NotFound
-from shared.twin.ports import Twin, TwinPage
+from shared.twin.ports import RowPage, Twin, TwinPage
+from shared.twin.settled import row_of
 from shared.types import DeviceId
 
 DESIRED_LIMIT = 32 * 1024
@@ -24,15 +25,24 @@ class MemoryRegistry:
 
     def __init__(self, *, page_size: int = 1000) -> None:
         self.writes: list[tuple[DeviceId, Mapping[str, object]]] = []
-        self.faults: dict[str, list[Exception]] = {"read": [], "patch": [], "candidates": [], "page": []}
+        self.faults: dict[str, list[Exception]] = {"read": [], "patch": [], "rows": [], "page": []}
         self._page_size = page_size
         self._documents: dict[DeviceId, dict] = {}
         self._etags = itertools.count(1)
 
     def enrol(self, device_id: str, *, tags: Mapping[str, object] | None = None, status: str = "enabled"):
-        document = {"status": status, "tags": {}, "desired": {}, "reported": {}, "etag": self._etag()}
+        document = {
+            "status": status,
+            "tags": {},
+            "desired": {"$version": 1},
+            "reported": {"$version": 1, "$metadata": {}},
+            "etag": self._etag(),
+        }
         document["tags"].update(copy.deepcopy(dict(tags or {})))
         self._documents[DeviceId(device_id)] = document
+
+    def disable(self, device_id: str) -> None:
+        self._documents[DeviceId(device_id)]["status"] = "disabled"
 
     def delete(self, device_id: str) -> None:
         del self._documents[DeviceId(device_id)]
@@ -40,19 +50,38 @@ class MemoryRegistry:
     def report(self, device_id: str, patch: Mapping[str, object]) -> None:
         """Merge a patch into reported, as the device does; the ETag stays."""
         document = self._documents[DeviceId(device_id)]
-        document["reported"] = _merge(document["reported"], patch)
+        version = document["reported"]["$version"] + 1
+        stamps = {name: value and {"$lastUpdated": str(version)} for name, value in patch.items()}
+        document["reported"] = _merge(
+            document["reported"], {**patch, "$version": version, "$metadata": stamps}
+        )
 
     def snapshot(self, device_id: str) -> dict:
-        return copy.deepcopy(self._documents[DeviceId(device_id)])
+        """Return a twin without the hub's own entries."""
+        document = copy.deepcopy(self._documents[DeviceId(device_id)])
+        for section in ("desired", "reported"):
+            document[section] = {
+                name: value for name, value in document[section].items() if not name.startswith("$")
+            }
+        return document
 
     def restore(self, device_id: str, document: dict) -> None:
-        self._documents[DeviceId(device_id)] = {**copy.deepcopy(document), "etag": self._etag()}
+        for section in ("tags", "desired", "reported"):
+            self.overwrite(device_id, section, document[section])
 
     def overwrite(self, device_id: str, section: str, value: Mapping[str, object]) -> None:
         """Replace a section behind everybody's back."""
         document = self._documents[DeviceId(device_id)]
-        document[section] = copy.deepcopy(dict(value))
+        kept = {name: entry for name, entry in document[section].items() if name.startswith("$")}
+        document[section] = {**copy.deepcopy(dict(value)), **kept}
+        if "$version" in kept:
+            document[section]["$version"] += 1
         document["etag"] = self._etag()
+
+    @property
+    def changes(self) -> list[tuple[DeviceId, Mapping[str, object]]]:
+        """The writes that changed desired, and not tags alone."""
+        return [(device_id, patch) for device_id, patch in self.writes if "properties" in patch]
 
     def read(self, device_id: DeviceId) -> Twin:
         self._fail("read")
@@ -66,18 +95,25 @@ class MemoryRegistry:
         current = self.read(device_id)
         if current.etag != etag:
             raise Conflict(f"{device_id}: the twin changed", code="twin_conflict")
-        desired = _merge(current.desired, patch.get("properties", {}).get("desired", {}))
+        desired = dict(current.desired)
+        if "properties" in patch:
+            change = {**patch["properties"]["desired"], "$version": desired["$version"] + 1}
+            desired = _merge(desired, change)
         tags = _merge(current.tags, patch.get("tags", {}))
         if _size(desired) > DESIRED_LIMIT:
             raise FormatError(f"{device_id}: desired exceeds {DESIRED_LIMIT} bytes")
         self._documents[device_id].update(desired=desired, tags=tags, etag=self._etag())
         self.writes.append((device_id, copy.deepcopy(patch)))
 
-    def candidates(self) -> Iterator[Sequence[DeviceId]]:
-        self._fail("candidates")
+    def rows(self, *, token: str | None) -> RowPage:
+        self._fail("rows")
+        if token is not None and not token.isdecimal():
+            raise FormatError("token: not one of this registry's")
         found = [name for name, document in self._documents.items() if _takes_part(document)]
-        for start in range(0, len(found), self._page_size):
-            yield found[start : start + self._page_size]
+        start = int(token or 0)
+        end = start + self._page_size
+        twins = [Twin(device_id=name, **copy.deepcopy(self._documents[name])) for name in found[start:end]]
+        return RowPage(rows=list(map(row_of, twins)), next_token=str(end) if end < len(found) else None)
 
     def page(
         self, *, token: str | None, size: int, state: str | None = None, reason: str | None = None

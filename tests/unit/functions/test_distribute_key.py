@@ -8,7 +8,9 @@ import pytest
 from simulators.app import App
 from simulators.cloud import APP, Cloud
 from simulators.fleet import Authority, Device
+from simulators.registry import MemoryRegistry
 
+from functions import distribute_key
 from shared.errors import Conflict, TransportError
 from shared.types import DeviceId
 
@@ -71,6 +73,29 @@ class TestWhatStartsIt:
         pages = [json.loads(text) for text in app.queues["distribute-pages"]]
         assert [len(page["devices"]) for page in pages] == [100, 100, 50]
         assert max(len(text.encode()) for text in app.queues["distribute-pages"]) < 48 * 1024
+
+    def test_a_pass_that_takes_too_long_goes_on_with_another_message(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(distribute_key, "PASS_SECONDS", 0.0)
+        cloud = Cloud()
+        cloud.registry = MemoryRegistry(page_size=2)
+        cloud.class_keys.provision(APP, bits=256)
+        for number in range(5):
+            cloud.enrol(f"edge-{number:02}")
+        app = App(cloud, tmp_path)
+        app.request("RotateKey", {"key_name": APP})
+        app.message("DistributeKeyPass", app.queues["distribute-passes"].pop())
+        [rest] = [json.loads(text) for text in app.queues["distribute-passes"]]
+        assert rest["token"] == "2"
+        assert rest["cause"] == "rotate"
+        app.drain()
+        assert {cloud.tag(f"edge-{number:02}")["state"] for number in range(5)} == {"released"}
+
+    def test_a_second_pass_reads_no_twin_of_a_settled_device(self, fleet):
+        fleet.tick()
+        fleet.drain()
+        fleet.cloud.registry.faults["read"] = [AssertionError("nobody should read a twin")]
+        fleet.tick()
+        assert fleet.queues["distribute-pages"] == []
 
 
 class TestTwinEvents:

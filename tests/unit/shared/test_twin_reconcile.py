@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from simulators.cloud import APP, Cloud
-from simulators.fleet import DAY, NOW, Authority, Device, failed, make_policy
+from simulators.fleet import DAY, NOW, Authority, Device, failed, make_policy, policy_document
 
 from shared.keys.unwrapping import unwrap_key
 from shared.keys.wrapping import WrapContext
+from shared.policy.document import load_policy
 from shared.release.verifying import Expectation, Verdict, verify_release
 from shared.twin.documents import parse_desired
 from shared.types import KeyName, WrapAlgorithm
@@ -198,7 +200,7 @@ class TestWhatMakesANewRelease:
         cloud.run()
         cloud.signer.rotate()
         cloud.run()
-        assert len(cloud.registry.writes) == 1
+        assert len(cloud.registry.changes) == 1
 
 
 class TestDenial:
@@ -311,10 +313,10 @@ class TestDenial:
             expectation(cloud, device, last_sequence=before.sequence),
         )
         assert verdict is Verdict.NEW
-        writes = len(cloud.registry.writes)
+        changes = len(cloud.registry.changes)
         cloud.wait(days=400)
         cloud.run()
-        assert len(cloud.registry.writes) == writes
+        assert len(cloud.registry.changes) == changes
 
     def test_keys_of_a_device_whose_public_key_no_longer_parses_are_deleted(self, cloud):
         cloud.enrol()
@@ -390,7 +392,9 @@ class TestUnwrapFailed:
             self.report_failure(cloud, device)
             cloud.wait(seconds=1)
             cloud.run()
-        cloud.registry.report("edge-01", {"confidential_package_status": {"keys": {APP: None}}})
+        cloud.registry.report(
+            "edge-01", {"confidential_package_status": {"keys": {APP: None}, "failed": None}}
+        )
         cloud.run()
         assert cloud.tag()["state"] == "released"
 
@@ -536,3 +540,77 @@ def test_certificates_with_an_issuer_between_are_followed(cloud):
     cloud.registry.report("edge-01", device.report())
     cloud.run()
     assert cloud.tag()["state"] == "released"
+
+
+def without_certificates(cloud):
+    """Let the policy ask for no certificate: then a connection string alone would be enough."""
+    document = policy_document(cloud.authority.root_sha256)
+    conditions = document["rules"][0]["release"]["allOf"]
+    document["rules"][0]["release"]["allOf"] = [
+        condition for condition in conditions if not condition["claim"].startswith("x509.")
+    ]
+    cloud.policy = load_policy(json.dumps(document).encode(), where="policy")
+
+
+class TestBinding:
+    """The first release binds a device's id to its key (protocol section 5)."""
+
+    @pytest.fixture
+    def bound(self, cloud):
+        without_certificates(cloud)
+        cloud.enrol()
+        cloud.run()
+        return cloud
+
+    def impostor(self, cloud):
+        """Report another key under the id, as whoever copied the connection string can; no certificate."""
+        other = Device.make(cloud.authority)
+        report = other.report(sequence=cloud.release().sequence)
+        cloud.registry.report("edge-01", {**report, "device_cert": None})
+        cloud.wait(seconds=1)
+        return other
+
+    def test_another_key_without_a_certificate_is_denied_and_nothing_stays_wrapped(self, bound):
+        before = bound.release()
+        self.impostor(bound)
+        bound.run()
+        assert (bound.tag()["state"], bound.tag()["reason"]) == ("denied", "key_not_bound")
+        assert bound.wrapped() == {}
+        assert bound.release().keys == {}
+        assert bound.release().fingerprint == before.fingerprint
+
+    def test_it_stays_bound_however_many_passes_come(self, bound):
+        self.impostor(bound)
+        for _ in range(3):
+            bound.run("edge-01")
+            bound.wait(days=1)
+        assert bound.tag()["reason"] == "key_not_bound"
+        assert len(bound.registry.changes) == 2
+
+    def test_the_key_that_it_is_bound_to_is_served_again(self, bound):
+        before = bound.registry.snapshot("edge-01")["reported"]
+        self.impostor(bound)
+        bound.run()
+        bound.registry.overwrite("edge-01", "reported", before)
+        bound.run("edge-01")
+        assert bound.tag()["state"] == "released"
+        assert set(bound.wrapped()) == {APP}
+
+    def test_a_valid_certificate_for_the_new_key_binds_it(self, bound):
+        other = Device.make(bound.authority)
+        bound.registry.report("edge-01", other.report(sequence=bound.release().sequence))
+        bound.wait(seconds=1)
+        bound.run()
+        assert bound.tag()["state"] == "released"
+        assert bound.release().fingerprint == other.public_key.fingerprint
+
+    def test_an_operators_word_for_the_very_key_binds_it(self, bound):
+        other = self.impostor(bound)
+        bound.run()
+        tags = bound.registry.snapshot("edge-01")["tags"]
+        for fingerprint, state in (("00" * 32, "denied"), (other.public_key.fingerprint.hex(), "released")):
+            outcome = {**tags["confidential_packages"], "rebind": fingerprint}
+            bound.registry.overwrite("edge-01", "tags", {**tags, "confidential_packages": outcome})
+            bound.run("edge-01")
+            assert bound.tag()["state"] == state
+        assert bound.release().fingerprint == other.public_key.fingerprint
