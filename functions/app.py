@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
-from functions import distribute_key, fleet, health, key_lifecycle, provision_key, wrap_key
+from functions import distribute_key, fleet, health, key_lifecycle, openapi, provision_key, wrap_key
 from functions.services import connect
 from functions.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from functions.contract import HttpFunctions
     from functions.services import Services
+    from shared.types import Audience
 
 
 def build_app(
@@ -36,10 +38,22 @@ def build_app(
     settings = Settings.from_environment(environment)
     services = _Once(lambda: connect_services(settings))
     app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
-    app.register_functions(health.blueprint(settings))
-    for contract in (provision_key, key_lifecycle, wrap_key, distribute_key, fleet):
-        app.register_functions(contract.blueprint(services))
+    app.register_functions(distribute_key.blueprint(services))
+    for functions in http_functions(services, audience=settings.audience):
+        app.register_functions(functions)
     return app
+
+
+def http_functions(services: Callable[[], Services], *, audience: Audience) -> list[HttpFunctions]:
+    """Return the functions that serve HTTP, the one that describes them included.
+
+    Args:
+        services: Puts the services together at the first call.
+        audience: The deployment's id.
+    """
+    contracts = [each.blueprint(services) for each in (provision_key, key_lifecycle, wrap_key, fleet)]
+    contracts.append(health.blueprint(services, audience=audience))
+    return [*contracts, openapi.blueprint(contracts)]
 
 
 class _Once:

@@ -98,21 +98,28 @@ class ClassKeys:
         """
         return self._store.state(name)
 
-    def provision(self, name: KeyName, *, bits: int) -> None:
-        """Make version 1 of a new class key of ``bits`` random bits.
+    def requests(self, name: KeyName) -> Mapping[int, str]:
+        """Return by version which request made it, where that was noted; empty if there is no such key."""
+        return self._store.requests(name)
+
+    def provision(self, name: KeyName, *, bits: int, request: str | None = None) -> None:
+        """Make version 1 of a new class key of ``bits`` random bits; ``request`` is noted with it.
 
         Raises:
             Conflict: ``key_exists`` and the other codes of the store's ``create``.
         """
-        self._create(name, Secret(self._random(bits // 8)))
+        self._create(name, Secret(self._random(bits // 8)), request=request)
 
-    def import_key(self, name: KeyName, wrapped: bytes, *, kid: str | None) -> int:
+    def import_key(
+        self, name: KeyName, wrapped: bytes, *, kid: str | None, request: str | None = None
+    ) -> int:
         """Take a key as version 1 of a new class key.
 
         Args:
             name: The new class key's.
             wrapped: The key under the KEK's public half, RSA-OAEP-256.
             kid: The KEK version that it was wrapped under; None means the current one.
+            request: Is noted with the version.
 
         Returns:
             Its strength in bits.
@@ -132,11 +139,13 @@ class ClassKeys:
                 f"/wrapped_key: expected a key of 16, 24 or 32 bytes, found {len(key)}",
                 code="wrapped_key_invalid",
             )
-        self._create(name, key)
+        self._create(name, key, request=request)
         return len(key) * 8
 
-    def rotate(self, name: KeyName) -> int:
+    def rotate(self, name: KeyName, *, request: str | None = None) -> int:
         """Make the next version of a class key, as long as the newest one; return the version.
+
+        ``request`` is noted with it.
 
         Raises:
             NotFound: ``key_not_found``.
@@ -147,7 +156,12 @@ class ClassKeys:
         key = Secret(self._random(state.key_bytes))
         envelope = seal_envelope(key, kek=self._kek.current(), name=name, version=version)
         self._store.add_version(
-            name, envelope, version=version, algorithm=state.algorithm, expires_at=self._expiry()
+            name,
+            envelope,
+            version=version,
+            algorithm=state.algorithm,
+            expires_at=self._expiry(),
+            request=request,
         )
         return version
 
@@ -306,10 +320,10 @@ class ClassKeys:
             raise VerificationError(f"class key {name} version {version}: sealing it anew changed it")
         self._store.replace_envelope(name, text, version=version)
 
-    def _create(self, name: KeyName, key: Secret) -> None:
+    def _create(self, name: KeyName, key: Secret, *, request: str | None) -> None:
         envelope = seal_envelope(key, kek=self._kek.current(), name=name, version=1)
         algorithm = f"aes-gcm-{len(key) * 8}"
-        self._store.create(name, envelope, algorithm=algorithm, expires_at=self._expiry())
+        self._store.create(name, envelope, algorithm=algorithm, expires_at=self._expiry(), request=request)
 
     def _expiry(self) -> datetime | None:
         return None if self._lifetime is None else self._now() + self._lifetime

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
+from functions.problems import PROBLEMS
 from shared.errors import (
     Conflict,
     EdbError,
     FormatError,
+    KeyUnavailable,
     NotFound,
     PolicyDenied,
     TransportError,
@@ -35,20 +37,9 @@ PAGES_QUEUE = "distribute-pages"
 _LOG = logging.getLogger(__name__)
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_STATUSES: tuple[tuple[type[EdbError], HTTPStatus], ...] = (
-    (FormatError, HTTPStatus.BAD_REQUEST),
-    (PolicyDenied, HTTPStatus.FORBIDDEN),
-    (NotFound, HTTPStatus.NOT_FOUND),
-    (Conflict, HTTPStatus.CONFLICT),
-)
-_STATUS_OF_CODE = {
-    "body_too_large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    "key_disabled": HTTPStatus.FORBIDDEN,
-    "key_expired": HTTPStatus.FORBIDDEN,
-    "key_not_yet_valid": HTTPStatus.FORBIDDEN,
-    "key_revoked": HTTPStatus.FORBIDDEN,
-    "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
-}
+_RETRY_SECONDS = 5
+# Errors of these branches are about the request; of all others nothing is told.
+_TOLD = (FormatError, PolicyDenied, KeyUnavailable, NotFound, Conflict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +63,21 @@ class MethodNotAllowedError(EdbError):
     def __init__(self, allowed: str) -> None:
         super().__init__(f"expected {allowed}")
         self.allowed = allowed
+
+
+class NotReadyError(EdbError):
+    """Some part of the app is not ready.
+
+    Args:
+        parts: Each part's state.
+    """
+
+    default_code = "not_ready"
+
+    def __init__(self, parts: Mapping[str, str]) -> None:
+        missing = ", ".join(name for name, state in parts.items() if state != "ready")
+        super().__init__(f"not ready: {missing}")
+        self.parts = parts
 
 
 def correlation_id_of(request: func.HttpRequest) -> str:
@@ -109,8 +115,8 @@ def _refuse(error: EdbError, correlation_id: str) -> func.HttpResponse:
             extra={"correlation_id": correlation_id, "code": error.code, "detail": str(error)},
         )
     headers = {"Content-Type": "application/problem+json"}
-    if isinstance(error, TransportError):
-        headers["Retry-After"] = str(int(error.retry_after or 5))
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(int(getattr(error, "retry_after", None) or _RETRY_SECONDS))
     if isinstance(error, MethodNotAllowedError):
         headers["Allow"] = error.allowed
     document = problem(shown, status=status, correlation_id=correlation_id)
@@ -119,15 +125,13 @@ def _refuse(error: EdbError, correlation_id: str) -> func.HttpResponse:
 
 def _public(error: EdbError) -> tuple[HTTPStatus, EdbError]:
     """Return the status of an error and what the caller may see of it: all of it only if it is his own."""
-    if error.code in _STATUS_OF_CODE:
-        return _STATUS_OF_CODE[error.code], error
-    for kind, status in _STATUSES:
-        if isinstance(error, kind):
-            return status, error
+    told = error.code in PROBLEMS and isinstance(error, (*_TOLD, MethodNotAllowedError, NotReadyError))
     if isinstance(error, TransportError):
         message = "a service behind this one cannot be reached now"
-        return HTTPStatus.SERVICE_UNAVAILABLE, EdbError(message, code="unavailable", hint="try again later")
-    return HTTPStatus.INTERNAL_SERVER_ERROR, EdbError("internal error", code="internal")
+        error = EdbError(message, code="unavailable", hint="try again later")
+    elif not told:
+        error = EdbError("internal error", code="internal")
+    return PROBLEMS[error.code].status, error
 
 
 def _response(

@@ -6,14 +6,26 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import azure.functions as func
-
-from functions.endpoint import Answer, respond
+from functions.contract import Call, Contract, HttpFunctions, Tag
 from shared.errors import FormatError
-from shared.keys.store import ALGORITHM_BITS, ClassKeyState
+from shared.keys.store import ALGORITHM_BITS, ClassKeyState, ClassKeyVersion
 from shared.twin.documents import OUTCOME_TAG, ReportedStatus, parse_status
 from shared.twin.held import read_held
-from shared.types import KeyName, parse_device_id, parse_key_name
+from shared.types import parse_device_id, parse_key_name
+from shared.wire import values
+from shared.wire.fleet import (
+    DeviceDescription,
+    DevicePage,
+    DevicesQuery,
+    KeyDescription,
+    KeyPage,
+    KeyReportDescription,
+    KeysQuery,
+    KeyVersion,
+    PackageReportDescription,
+    ReleaseDescription,
+    StatusDescription,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,93 +35,169 @@ if TYPE_CHECKING:
     from functions.services import Services
     from shared.release.document import Release
     from shared.twin.ports import Twin
+    from shared.types import KeyName
 
 STALE_SECONDS = 24 * 3600
 """A release that was not acknowledged for so long is shown as stale."""
 
-DEFAULT_PAGE, MAX_PAGE = 100, 1000
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+MAX_VERSIONS = 100
+"""How many versions of a class key are shown at most."""
 
-_AUTH = func.AuthLevel.FUNCTION
+KEYS = Contract(
+    name="Keys",
+    method="GET",
+    route="keys",
+    tag=Tag.READING,
+    summary="Class keys, page by page",
+    query=KeysQuery,
+    answer=KeyPage,
+    problems=("token_invalid",),
+)
+KEY = Contract(
+    name="Key",
+    method="GET",
+    route="keys/{key_name}",
+    tag=Tag.READING,
+    summary="One class key",
+    path={"key_name": values.KEY_NAME},
+    answer=KeyDescription,
+    problems=("name_invalid", "key_not_found", "name_taken"),
+)
+DEVICES = Contract(
+    name="Devices",
+    method="GET",
+    route="devices",
+    tag=Tag.READING,
+    summary="Devices and modules with an outcome, page by page",
+    query=DevicesQuery,
+    answer=DevicePage,
+    problems=("token_invalid",),
+)
+DEVICE = Contract(
+    name="Device",
+    method="GET",
+    route="devices/{device_id}",
+    tag=Tag.READING,
+    summary="One device",
+    path={"device_id": values.DEVICE_ID},
+    answer=DeviceDescription,
+    problems=("malformed", "device_not_found"),
+)
+DEVICE_MODULE = Contract(
+    name="DeviceModule",
+    method="GET",
+    route="devices/{device_id}/{module_id}",
+    tag=Tag.READING,
+    summary="One module of a device",
+    path={"device_id": values.DEVICE_ID, "module_id": values.DEVICE_ID},
+    answer=DeviceDescription,
+    problems=("malformed", "device_not_found"),
+)
 
 
-def blueprint(services: Callable[[], Services]) -> func.Blueprint:
+def blueprint(services: Callable[[], Services]) -> HttpFunctions:
     """Return the functions.
 
     Args:
         services: Puts the services together at the first call.
     """
-    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+    functions = HttpFunctions()
 
-    @functions.function_name(name="Keys")
-    @functions.route(route="keys", methods=["GET"], auth_level=_AUTH)
-    def keys(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: _keys(services()))
+    @functions.serve(KEYS)
+    def keys(call: Call) -> KeyPage:
+        return _keys(services(), KeysQuery.parse(call.query))
 
-    @functions.function_name(name="Key")
-    @functions.route(route="keys/{key_name}", methods=["GET"], auth_level=_AUTH)
-    def key(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: _key(services(), req))
+    @functions.serve(KEY)
+    def key(call: Call) -> KeyDescription:
+        name = parse_key_name(call.route.get("key_name"), where="route")
+        return describe_key(name, services().class_keys.state(name))
 
-    @functions.function_name(name="Devices")
-    @functions.route(route="devices", methods=["GET"], auth_level=_AUTH)
-    def devices(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: _devices(services(), req))
+    @functions.serve(DEVICES)
+    def devices(call: Call) -> DevicePage:
+        return _devices(services(), DevicesQuery.parse(call.query))
 
-    @functions.function_name(name="Device")
-    @functions.route(route="devices/{device_id}/{module_id?}", methods=["GET"], auth_level=_AUTH)
-    def device(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: _device(services(), req))
+    @functions.serve(DEVICE)
+    def device(call: Call) -> DeviceDescription:
+        return _device(services(), call.route.get("device_id"))
+
+    @functions.serve(DEVICE_MODULE)
+    def device_module(call: Call) -> DeviceDescription:
+        return _device(services(), f"{call.route.get('device_id')}/{call.route.get('module_id')}")
 
     return functions
 
 
-def _keys(services: Services) -> Answer:
+def _keys(services: Services, asked: KeysQuery) -> KeyPage:
+    """Return the keys that follow the token, which is the name of the last key before them."""
+    after = "" if asked.token is None else _key_token(asked.token)
     states = services.class_keys.states()
-    return Answer(document={"keys": [_describe_key(name, state) for name, state in sorted(states.items())]})
+    prefix = asked.prefix or ""
+    names = sorted(name for name in states if name > after and name.startswith(prefix))
+    page = names[: asked.page_size]
+    return KeyPage(
+        keys=tuple(describe_key(name, states[name]) for name in page),
+        next_token=page[-1] if len(names) > len(page) else None,
+    )
 
 
-def _key(services: Services, req: func.HttpRequest) -> Answer:
-    name = parse_key_name(req.route_params.get("key_name"), where="route")
-    return Answer(document=_describe_key(name, services.class_keys.state(name)))
+def _key_token(token: str) -> KeyName:
+    try:
+        return parse_key_name(token, where="token")
+    except FormatError as error:
+        raise FormatError("token: not one that a page of keys told", code="token_invalid") from error
 
 
-def _describe_key(name: KeyName, state: ClassKeyState) -> dict[str, object]:
-    return {
-        "key_name": name,
-        "version": state.latest,
-        "floor": state.floor,
-        "algorithm": "aes-gcm",
-        "strength": str(ALGORITHM_BITS[state.algorithm]),
-    }
+def describe_key(name: KeyName, state: ClassKeyState) -> KeyDescription:
+    """Return what is told of a class key."""
+    return KeyDescription(
+        key_name=name,
+        version=state.latest,
+        floor=state.floor,
+        bits=ALGORITHM_BITS[state.algorithm],
+        versions=tuple(_describe_version(each) for each in state.versions[-MAX_VERSIONS:]),
+    )
 
 
-def _devices(services: Services, req: func.HttpRequest) -> Answer:
-    """Return one page; ``?page_size=`` and ``?token=`` of the page before lead through all."""
-    size = req.params.get("page_size", str(DEFAULT_PAGE))
-    if not size.isdecimal() or not 1 <= int(size[:8]) <= MAX_PAGE:
-        raise FormatError(f"page_size: expected 1 to {MAX_PAGE}, found {size[:32]!r}")
-    page = services.registry.page(token=req.params.get("token"), size=int(size))
+def _describe_version(version: ClassKeyVersion) -> KeyVersion:
+    return KeyVersion(
+        version=version.version,
+        state=version.state.value,
+        created_at=f"{version.created_at:{_TIME}}",
+        expires_at=None if version.expires_at is None else f"{version.expires_at:{_TIME}}",
+    )
+
+
+def _devices(services: Services, asked: DevicesQuery) -> DevicePage:
+    try:
+        page = services.registry.page(
+            token=asked.token, size=asked.page_size, state=asked.state, reason=asked.reason
+        )
+    except FormatError as error:
+        if asked.token is None:
+            raise
+        raise FormatError("token: not one that a page of this query told", code="token_invalid") from error
     release_keys, now = services.signer.public_keys(), services.now()
-    document: dict[str, object] = {
-        "devices": [describe_device(twin, release_keys, now=now) for twin in page.twins]
-    }
-    if page.next_token is not None:
-        document["next_token"] = page.next_token
-    return Answer(document=document)
+    described = (describe_device(twin, release_keys, now=now) for twin in page.twins)
+    return DevicePage(
+        devices=tuple(each for each in described if asked.key is None or _holds(each, asked.key)),
+        next_token=page.next_token,
+    )
 
 
-def _device(services: Services, req: func.HttpRequest) -> Answer:
-    module = req.route_params.get("module_id")
-    device = req.route_params.get("device_id")
-    device_id = parse_device_id(f"{device}/{module}" if module else device, where="route")
-    twin = services.registry.read(device_id)
-    release_keys = services.signer.public_keys()
-    return Answer(document=describe_device(twin, release_keys, now=services.now()))
+def _holds(device: DeviceDescription, key: KeyName) -> bool:
+    """Say whether a device was released a class key; the release is opaque to the hub's queries."""
+    return device.released is not None and key in device.released.keys
+
+
+def _device(services: Services, text: str | None) -> DeviceDescription:
+    twin = services.registry.read(parse_device_id(text, where="route"))
+    return describe_device(twin, services.signer.public_keys(), now=services.now())
 
 
 def describe_device(
     twin: Twin, release_keys: Sequence[ec.EllipticCurvePublicKey], *, now: datetime
-) -> dict[str, object]:
+) -> DeviceDescription:
     """Return what the fleet's operator sees of a device.
 
     Args:
@@ -124,42 +212,47 @@ def describe_device(
         status = parse_status(twin.reported)
     except FormatError:
         status = None
-    return {
-        "device_id": twin.device_id,
-        "status": twin.status,
-        "state": outcome.get("state"),
-        "reason": outcome.get("reason"),
-        "at": outcome.get("at"),
-        "released": None if release is None else _describe_release(release),
-        "reported": None if status is None else _describe_status(status),
-        "stale": _is_stale(release, status, now=now),
-    }
+    return DeviceDescription(
+        device_id=twin.device_id,
+        status=twin.status,
+        state=_text(outcome.get("state")),
+        reason=_text(outcome.get("reason")),
+        at=_text(outcome.get("at")),
+        released=None if release is None else _describe_release(release),
+        reported=None if status is None else _describe_status(status),
+        stale=_is_stale(release, status, now=now),
+    )
 
 
-def _describe_release(release: Release) -> dict[str, object]:
-    return {
-        "sequence": release.sequence,
-        "issued_at": _time(release.issued_at),
-        "expires_at": _time(release.expires_at),
-        "keys": {name: key.version for name, key in release.keys.items()},
-        "floors": dict(release.floors),
-        "policy_sha256": release.policy_sha256.hex(),
-    }
+def _text(value: object) -> str | None:
+    """Return a member of a tag, which anybody with the hub's service rights may have written."""
+    return value if isinstance(value, str) else None
 
 
-def _describe_status(status: ReportedStatus) -> dict[str, object]:
-    return {
-        "sequence": status.sequence,
-        "fingerprint": status.fingerprint.hex(),
-        "keys": {
-            name: {"version": report.version, "state": report.state, "error": report.error}
+def _describe_release(release: Release) -> ReleaseDescription:
+    return ReleaseDescription(
+        sequence=release.sequence,
+        issued_at=_time(release.issued_at),
+        expires_at=_time(release.expires_at),
+        keys={name: key.version for name, key in release.keys.items()},
+        floors={str(name): floor for name, floor in release.floors.items()},
+        policy_sha256=release.policy_sha256.hex(),
+    )
+
+
+def _describe_status(status: ReportedStatus) -> StatusDescription:
+    return StatusDescription(
+        sequence=status.sequence,
+        fingerprint=status.fingerprint.hex(),
+        keys={
+            name: KeyReportDescription(version=report.version, state=report.state, error=report.error)
             for name, report in status.keys.items()
         },
-        "packages": {
-            name: {"version": report.version, "state": report.state}
+        packages={
+            name: PackageReportDescription(version=report.version, state=report.state)
             for name, report in status.packages.items()
         },
-    }
+    )
 
 
 def _is_stale(release: Release | None, status: ReportedStatus | None, *, now: datetime) -> bool:
@@ -170,4 +263,4 @@ def _is_stale(release: Release | None, status: ReportedStatus | None, *, now: da
 
 
 def _time(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{datetime.fromtimestamp(seconds, UTC):{_TIME}}"

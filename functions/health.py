@@ -1,28 +1,149 @@
-"""Health: whether the app has started and its settings are read; says nothing about vault and hub."""
+"""Health: whether the app has started; Ready: whether what it works with is there."""
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
-import azure.functions as func
-
-from functions.endpoint import Answer, respond
+from functions.contract import Call, Contract, HttpFunctions, Tag
+from functions.endpoint import NotReadyError
+from shared.errors import Conflict, EdbError, NotFound, VerificationError
+from shared.types import DeviceId, KeyName
+from shared.wire.http import HealthAnswer, ReadyAnswer
 
 if TYPE_CHECKING:
-    from functions.settings import Settings
+    from collections.abc import Callable, Mapping
+
+    from functions.services import Services
+    from shared.types import Audience
+
+CHECK_SECONDS = 5.0
+"""How long the checks may take together; what has not answered by then is not ready."""
+
+# Names that need not exist: that there is nothing under them is an answer of whom was asked.
+_PROBE_KEY, _PROBE_DEVICE = KeyName("readiness-probe"), DeviceId("readiness-probe")
+
+_LOG = logging.getLogger(__name__)
+
+HEALTH = Contract(
+    name="Health",
+    method="GET",
+    route="health",
+    tag=Tag.HEALTH,
+    summary="Whether the app has started; asks neither vault nor hub",
+    answer=HealthAnswer,
+    needs_key=False,
+    needs_cloud=False,
+)
+READY = Contract(
+    name="Ready",
+    method="GET",
+    route="health/ready",
+    tag=Tag.HEALTH,
+    summary="Whether the vault's keys can be read, the hub answers and the policy is in force",
+    answer=ReadyAnswer,
+    problems=("not_ready",),
+    needs_cloud=False,
+)
 
 
-def blueprint(settings: Settings) -> func.Blueprint:
-    """Return the function.
+def blueprint(services: Callable[[], Services], *, audience: Audience) -> HttpFunctions:
+    """Return the functions.
 
     Args:
-        settings: What the app was started with.
+        services: Puts the services together at the first call.
+        audience: The deployment's id.
     """
-    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+    functions = HttpFunctions()
+    parts = {name: _Part(partial(_check, check, services)) for name, check in _CHECKS.items()}
 
-    @functions.function_name(name="Health")
-    @functions.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
-    def health(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: Answer(document={"status": "ok", "audience": settings.audience}))
+    @functions.serve(HEALTH)
+    def health(_call: Call) -> HealthAnswer:
+        return HealthAnswer(audience=audience)
+
+    @functions.serve(READY)
+    def ready(call: Call) -> ReadyAnswer:
+        end = time.monotonic() + CHECK_SECONDS
+        begun = {name: part.begin() for name, part in parts.items()}
+        states = {
+            name: "ready" if _holds(name, check, call, until=end) else "not_ready"
+            for name, check in begun.items()
+        }
+        if "not_ready" in states.values():
+            raise NotReadyError(states)
+        return ReadyAnswer(parts=states)
 
     return functions
+
+
+class _Part:
+    """A check that runs at most once at a time: one that hangs is waited for again, not begun again.
+
+    Args:
+        check: Raises if the part is not ready.
+    """
+
+    def __init__(self, check: Callable[[], object]) -> None:
+        self._check = check
+        self._lock = threading.Lock()
+        self._running: Future[None] | None = None
+
+    def begin(self) -> Future[None]:
+        """Return the check that runs; a new one if none does."""
+        with self._lock:
+            if self._running is None or self._running.done():
+                self._running = Future()
+                # A daemon, not a pool's: a check that hangs must not keep the process from ending.
+                threading.Thread(target=self._run, args=(self._running,), daemon=True).start()
+            return self._running
+
+    def _run(self, outcome: Future[None]) -> None:
+        try:
+            self._check()
+        except Exception as error:  # noqa: BLE001 - the thread's end; whatever it is, the part is not ready
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+
+def _holds(name: str, check: Future[None], call: Call, *, until: float) -> bool:
+    try:
+        check.result(timeout=max(0.0, until - time.monotonic()))
+    except Exception as error:  # noqa: BLE001 - the caller is told that much, the log the rest
+        code = error.code if isinstance(error, EdbError) else type(error).__name__
+        _LOG.warning(
+            "part_not_ready",
+            extra={
+                "part": name,
+                "code": code,
+                "detail": str(error),
+                "correlation_id": call.correlation_id,
+            },
+        )
+        return False
+    return True
+
+
+def _check(check: Callable[[Services], object], services: Callable[[], Services]) -> None:
+    with suppress(NotFound, Conflict):
+        check(services())
+
+
+def _require_policy_in_force(services: Services) -> None:
+    policy = services.policy
+    if policy.not_after is not None and services.now() >= policy.not_after:
+        raise VerificationError(f"policy {policy.id} serial {policy.serial} has ended", code="policy_expired")
+
+
+_CHECKS: Mapping[str, Callable[[Services], object]] = {
+    "key_encryption_key": lambda services: services.kek.current(),
+    "release_key": lambda services: services.signer.key_id(),
+    "class_keys": lambda services: services.class_keys.state(_PROBE_KEY),
+    "hub": lambda services: services.registry.read(_PROBE_DEVICE),
+    "policy": _require_policy_in_force,
+}

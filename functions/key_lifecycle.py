@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import azure.functions as func
-
 from functions.audit import AuditRecord, write_record
+from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
-from functions.endpoint import PASSES_QUEUE, QUEUE_CONNECTION, Answer, respond
 from shared.errors import EdbError
-from shared.wire.http import KeyRequest, RewrapRequest
+from shared.wire.http import DeleteAnswer, KeyRequest, RecoverAnswer, RewrapAnswer, RewrapRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,62 +21,84 @@ if TYPE_CHECKING:
     from functions.services import Services
     from shared.types import KeyName
 
-_AUTH = func.AuthLevel.FUNCTION
+REWRAP_ENVELOPES = Contract(
+    name="RewrapEnvelopes",
+    method="POST",
+    route="RewrapEnvelopes",
+    tag=Tag.PROVISIONING,
+    summary="Seal a part of the envelopes under the newest version of the key encryption key",
+    body=RewrapRequest,
+    body_is_required=False,
+    answer=RewrapAnswer,
+    problems=("key_not_found", "name_taken"),
+)
+DELETE_KEY = Contract(
+    name="DeleteKey",
+    method="POST",
+    route="DeleteKey",
+    tag=Tag.PROVISIONING,
+    summary="Delete a class key that is revoked as a whole, recoverably",
+    body=KeyRequest,
+    answer=DeleteAnswer,
+    problems=("key_not_found", "name_taken", "key_in_use"),
+    asks_for_pass=True,
+)
+RECOVER_KEY = Contract(
+    name="RecoverKey",
+    method="POST",
+    route="RecoverKey",
+    tag=Tag.PROVISIONING,
+    summary="Bring a deleted class key back, revoked as it was",
+    body=KeyRequest,
+    answer=RecoverAnswer,
+    problems=("key_not_found", "name_taken"),
+    asks_for_pass=True,
+)
 
 
-def blueprint(services: Callable[[], Services]) -> func.Blueprint:
+def blueprint(services: Callable[[], Services]) -> HttpFunctions:
     """Return the functions.
 
     Args:
         services: Puts the services together at the first call.
     """
-    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+    functions = HttpFunctions()
 
-    @functions.function_name(name="RewrapEnvelopes")
-    @functions.route(route="RewrapEnvelopes", methods=["POST"], auth_level=_AUTH)
-    def rewrap_envelopes(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda correlation: _rewrap(services(), req, correlation))
+    @functions.serve(REWRAP_ENVELOPES)
+    def rewrap_envelopes(call: Call) -> RewrapAnswer:
+        return _rewrap(services(), call, RewrapRequest.parse(call.body))
 
-    @functions.function_name(name="DeleteKey")
-    @functions.route(route="DeleteKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def delete_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _delete(services(), req, passes, correlation))
+    @functions.serve(DELETE_KEY)
+    def delete_key(call: Call) -> DeleteAnswer:
+        return _delete(services(), call, KeyRequest.parse(call.body))
 
-    @functions.function_name(name="RecoverKey")
-    @functions.route(route="RecoverKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def recover_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _recover(services(), req, passes, correlation))
+    @functions.serve(RECOVER_KEY)
+    def recover_key(call: Call) -> RecoverAnswer:
+        return _recover(services(), call, KeyRequest.parse(call.body))
 
     return functions
 
 
-def _rewrap(services: Services, req: func.HttpRequest, correlation_id: str) -> Answer:
+def _rewrap(services: Services, call: Call, asked: RewrapRequest) -> RewrapAnswer:
     """Seal a part of the envelopes anew; nothing changes for devices, so no pass is asked for."""
-    asked = RewrapRequest.parse(req.get_body())
-    with _audited("rewrap", asked.key_name, correlation_id):
+    with _audited("rewrap", asked.key_name, call.correlation_id):
         done = services.class_keys.rewrap(asked.key_name)
-    return Answer(
-        document={"rewrapped": done.rewrapped, "remaining": done.remaining, "kek_version": done.kid}
-    )
+    return RewrapAnswer(rewrapped=done.rewrapped, remaining=done.remaining, kek_version=done.kid)
 
 
-def _delete(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = KeyRequest.parse(req.get_body())
-    with _audited("delete", asked.key_name, correlation_id):
+def _delete(services: Services, call: Call, asked: KeyRequest) -> DeleteAnswer:
+    with _audited("delete", asked.key_name, call.correlation_id):
         until = services.class_keys.delete(asked.key_name)
-    passes.set(PassMessage(cause="delete", correlation_id=correlation_id).encode())
+    call.put_pass(PassMessage(cause="delete", correlation_id=call.correlation_id).encode())
     told = None if until is None else f"{until:%Y-%m-%dT%H:%M:%SZ}"
-    return Answer(document={"key_name": asked.key_name, "recoverable_until": told})
+    return DeleteAnswer(key_name=asked.key_name, recoverable_until=told)
 
 
-def _recover(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = KeyRequest.parse(req.get_body())
-    with _audited("recover", asked.key_name, correlation_id):
+def _recover(services: Services, call: Call, asked: KeyRequest) -> RecoverAnswer:
+    with _audited("recover", asked.key_name, call.correlation_id):
         services.class_keys.recover(asked.key_name)
-    passes.set(PassMessage(cause="recover", correlation_id=correlation_id).encode())
-    return Answer(document={"key_name": asked.key_name})
+    call.put_pass(PassMessage(cause="recover", correlation_id=call.correlation_id).encode())
+    return RecoverAnswer(key_name=asked.key_name)
 
 
 @contextmanager

@@ -6,22 +6,27 @@ Each asks for a distribution pass when it changed something, so that devices nee
 from __future__ import annotations
 
 import base64
+import hashlib
 from contextlib import contextmanager
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-import azure.functions as func
-
 from functions.audit import AuditRecord, write_record
+from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
-from functions.endpoint import PASSES_QUEUE, QUEUE_CONNECTION, Answer, MethodNotAllowedError, respond
+from functions.repetition import Made, Repeatable, once
 from shared.errors import EdbError
+from shared.wire import values
 from shared.wire.http import (
     ImportRequest,
+    KekAnswer,
+    NamedProvisionRequest,
     ProvisionAnswer,
     ProvisionRequest,
+    RevokeAnswer,
     RevokeRequest,
+    RotateAnswer,
     RotateRequest,
 )
 
@@ -31,96 +36,166 @@ if TYPE_CHECKING:
     from functions.services import Services
     from shared.types import KeyName
 
-_AUTH = func.AuthLevel.FUNCTION
+_OF_CREATING = ("key_exists", "name_taken", "key_deleted")
+
+PROVISION_KEY = Contract(
+    name="ProvisionKey",
+    method="POST",
+    route="ProvisionKey",
+    tag=Tag.PROVISIONING,
+    summary="Make version 1 of a new class key",
+    body=ProvisionRequest,
+    status=HTTPStatus.CREATED,
+    answer=ProvisionAnswer,
+    problems=_OF_CREATING,
+    asks_for_pass=True,
+    is_repeatable=True,
+    # The reference created keys on GET; a link must never do that, and says so.
+    refused=("GET",),
+)
+PROVISION_KEY_NAMED = Contract(
+    name="ProvisionKeyNamed",
+    method="POST",
+    route="ProvisionKey/{key_name}",
+    tag=Tag.PROVISIONING,
+    summary="Make version 1 of a new class key that the route names",
+    path={"key_name": values.KEY_NAME},
+    body=NamedProvisionRequest,
+    body_is_required=False,
+    status=HTTPStatus.CREATED,
+    answer=ProvisionAnswer,
+    problems=(*_OF_CREATING, "name_invalid"),
+    asks_for_pass=True,
+    is_repeatable=True,
+    refused=("GET",),
+)
+IMPORT_KEY = Contract(
+    name="ImportKey",
+    method="POST",
+    route="ImportKey",
+    tag=Tag.PROVISIONING,
+    summary="Take a key of the caller's own as version 1 of a new class key",
+    body=ImportRequest,
+    status=HTTPStatus.CREATED,
+    answer=ProvisionAnswer,
+    problems=(*_OF_CREATING, "wrapped_key_invalid", "key_not_found"),
+    asks_for_pass=True,
+    is_repeatable=True,
+)
+IMPORT_KEY_PUBLIC = Contract(
+    name="ImportKeyPublic",
+    method="GET",
+    route="ImportKey",
+    tag=Tag.PROVISIONING,
+    summary="The public key to wrap a key of one's own under",
+    answer=KekAnswer,
+)
+ROTATE_KEY = Contract(
+    name="RotateKey",
+    method="POST",
+    route="RotateKey",
+    tag=Tag.PROVISIONING,
+    summary="Make the next version of a class key",
+    body=RotateRequest,
+    answer=RotateAnswer,
+    problems=("key_not_found", "name_taken", "key_deleted", "version_exists", "conflict"),
+    asks_for_pass=True,
+    is_repeatable=True,
+)
+REVOKE_KEY = Contract(
+    name="RevokeKey",
+    method="POST",
+    route="RevokeKey",
+    tag=Tag.PROVISIONING,
+    summary="Revoke a version of a class key, and all older ones",
+    body=RevokeRequest,
+    answer=RevokeAnswer,
+    problems=("key_not_found", "name_taken", "conflict"),
+    asks_for_pass=True,
+)
 
 
-def blueprint(services: Callable[[], Services]) -> func.Blueprint:
+def blueprint(services: Callable[[], Services]) -> HttpFunctions:
     """Return the functions.
 
     Args:
         services: Puts the services together at the first call.
     """
-    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+    functions = HttpFunctions()
 
-    # GET is taken here to be refused: the reference created keys on GET, and a link must never do that.
-    @functions.function_name(name="ProvisionKey")
-    @functions.route(route="ProvisionKey", methods=["GET", "POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def provision_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _provision(services(), req, passes, correlation))
+    @functions.serve(PROVISION_KEY)
+    def provision_key(call: Call) -> ProvisionAnswer:
+        return _provision(services(), call, ProvisionRequest.parse(call.body))
 
-    @functions.function_name(name="ProvisionKeyNamed")
-    @functions.route(route="ProvisionKey/{key_name}", methods=["GET", "POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def provision_key_named(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _provision(services(), req, passes, correlation))
+    @functions.serve(PROVISION_KEY_NAMED)
+    def provision_key_named(call: Call) -> ProvisionAnswer:
+        asked = NamedProvisionRequest.parse(call.body, route_name=call.route.get("key_name"))
+        return _provision(services(), call, asked)
 
-    @functions.function_name(name="ImportKey")
-    @functions.route(route="ImportKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def import_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _import(services(), req, passes, correlation))
+    @functions.serve(IMPORT_KEY)
+    def import_key(call: Call) -> ProvisionAnswer:
+        return _import(services(), call, ImportRequest.parse(call.body))
 
-    @functions.function_name(name="ImportKeyPublic")
-    @functions.route(route="ImportKey", methods=["GET"], auth_level=_AUTH)
-    def import_key_public(req: func.HttpRequest) -> func.HttpResponse:
-        return respond(req, lambda _: _public_half(services()))
+    @functions.serve(IMPORT_KEY_PUBLIC)
+    def import_key_public(_call: Call) -> KekAnswer:
+        return _public_half(services())
 
-    @functions.function_name(name="RotateKey")
-    @functions.route(route="RotateKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def rotate_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _rotate(services(), req, passes, correlation))
+    @functions.serve(ROTATE_KEY)
+    def rotate_key(call: Call) -> RotateAnswer:
+        return _rotate(services(), call, RotateRequest.parse(call.body))
 
-    @functions.function_name(name="RevokeKey")
-    @functions.route(route="RevokeKey", methods=["POST"], auth_level=_AUTH)
-    @functions.queue_output(arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
-    def revoke_key(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return respond(req, lambda correlation: _revoke(services(), req, passes, correlation))
+    @functions.serve(REVOKE_KEY)
+    def revoke_key(call: Call) -> RevokeAnswer:
+        return _revoke(services(), call, RevokeRequest.parse(call.body))
 
     return functions
 
 
-def _provision(
-    services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str
-) -> Answer:
-    if req.method != "POST":
-        raise MethodNotAllowedError("POST")
-    asked = ProvisionRequest.parse(req.get_body(), route_name=req.route_params.get("key_name"))
-    with _audited("provision", asked.key_name, 1, correlation_id):
-        services.class_keys.provision(asked.key_name, bits=asked.bits)
-    passes.set(PassMessage(cause="provision", correlation_id=correlation_id).encode())
-    return Answer(
-        document=ProvisionAnswer(key_name=asked.key_name, version=1, bits=asked.bits).encode(),
-        status=HTTPStatus.CREATED,
-    )
+def _provision(services: Services, call: Call, asked: ProvisionRequest) -> ProvisionAnswer:
+    name, keys = asked.key_name, services.class_keys
+    repeatable = Repeatable.of(call.headers, "provision", key_name=name, bits=asked.bits)
+
+    def make() -> int:
+        keys.provision(name, bits=asked.bits, request=_note(repeatable))
+        return 1
+
+    with _audited("provision", name, 1, call.correlation_id) as note:
+        note(once(repeatable, lambda: keys.requests(name), make))
+    _ask_for_pass(call, "provision")
+    return _created(name, asked.bits)
 
 
-def _import(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = ImportRequest.parse(req.get_body())
-    with _audited("import", asked.key_name, 1, correlation_id):
-        bits = services.class_keys.import_key(asked.key_name, asked.wrapped_key, kid=asked.kid)
-    passes.set(PassMessage(cause="import", correlation_id=correlation_id).encode())
-    return Answer(
-        document=ProvisionAnswer(key_name=asked.key_name, version=1, bits=bits).encode(),
-        status=HTTPStatus.CREATED,
-    )
+def _import(services: Services, call: Call, asked: ImportRequest) -> ProvisionAnswer:
+    name, keys = asked.key_name, services.class_keys
+    wrapped = hashlib.sha256(asked.wrapped_key).hexdigest()
+    repeatable = Repeatable.of(call.headers, "import", key_name=name, wrapped=wrapped, kid=asked.kid)
+
+    strengths: list[int] = []
+
+    def make() -> int:
+        bits = keys.import_key(name, asked.wrapped_key, kid=asked.kid, request=_note(repeatable))
+        strengths.append(bits)
+        return 1
+
+    with _audited("import", name, 1, call.correlation_id) as note:
+        note(once(repeatable, lambda: keys.requests(name), make))
+        bits = strengths[0] if strengths else keys.state(name).key_bytes * 8  # rotation does not change it
+    _ask_for_pass(call, "import")
+    return _created(name, bits)
 
 
-def _public_half(services: Services) -> Answer:
-    """Return the KEK's public half as a JWK (RFC 7517)."""
+def _note(repeatable: Repeatable | None) -> str | None:
+    return None if repeatable is None else repeatable.note
+
+
+def _created(name: KeyName, bits: int) -> ProvisionAnswer:
+    return ProvisionAnswer(message=f"class key {name} was created", key_name=name, version=1, bits=bits)
+
+
+def _public_half(services: Services) -> KekAnswer:
     kek = services.kek.current()
     numbers = kek.public_key.public_numbers()
-    return Answer(
-        document={
-            "kty": "RSA",
-            "use": "enc",
-            "alg": "RSA-OAEP-256",
-            "kid": kek.kid,
-            "n": _unsigned(numbers.n),
-            "e": _unsigned(numbers.e),
-        }
-    )
+    return KekAnswer(kid=kek.kid, n=_unsigned(numbers.n), e=_unsigned(numbers.e))
 
 
 def _unsigned(number: int) -> str:
@@ -129,27 +204,37 @@ def _unsigned(number: int) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-def _rotate(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = RotateRequest.parse(req.get_body())
-    with _audited("rotate", asked.key_name, None, correlation_id) as note:
-        version = services.class_keys.rotate(asked.key_name)
-        note(version)
-    passes.set(PassMessage(cause="rotate", correlation_id=correlation_id).encode())
-    return Answer(document={"key_name": asked.key_name, "version": version})
+def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswer:
+    """Make the next version; a repeated request answers the version that it made, whatever came after it."""
+    name, keys = asked.key_name, services.class_keys
+    repeatable = Repeatable.of(call.headers, "rotate", key_name=name)
+    with _audited("rotate", name, None, call.correlation_id) as note:
+        made = once(
+            repeatable,
+            lambda: keys.requests(name),
+            lambda: keys.rotate(name, request=_note(repeatable)),
+        )
+        note(made)
+    _ask_for_pass(call, "rotate")
+    return RotateAnswer(key_name=name, version=made.version)
 
 
-def _revoke(services: Services, req: func.HttpRequest, passes: func.Out[str], correlation_id: str) -> Answer:
-    asked = RevokeRequest.parse(req.get_body())
-    with _audited("revoke", asked.key_name, asked.version, correlation_id):
+def _revoke(services: Services, call: Call, asked: RevokeRequest) -> RevokeAnswer:
+    with _audited("revoke", asked.key_name, asked.version, call.correlation_id):
         floor = services.class_keys.revoke(asked.key_name, asked.version)
-    passes.set(PassMessage(cause="revoke", correlation_id=correlation_id).encode())
-    return Answer(document={"key_name": asked.key_name, "floor": floor})
+    _ask_for_pass(call, "revoke")
+    return RevokeAnswer(key_name=asked.key_name, floor=floor)
+
+
+def _ask_for_pass(call: Call, cause: str) -> None:
+    """Ask for a pass; a repeated request asks, too: the first one may have died before it could."""
+    call.put_pass(PassMessage(cause=cause, correlation_id=call.correlation_id).encode())
 
 
 @contextmanager
 def _audited(
     event: str, key_name: KeyName, version: int | None, correlation_id: str
-) -> Iterator[Callable[[int], None]]:
+) -> Iterator[Callable[[Made], None]]:
     """Write what became of an operation, whatever became of it; gives what notes the version it made."""
     record = AuditRecord(
         event=event,
@@ -158,10 +243,12 @@ def _audited(
         key_name=key_name,
         key_version=version,
     )
-    made = [version]
+    made: list[Made] = []
     try:
         yield made.append
     except EdbError as error:
         write_record(replace(record, outcome="failed", reason=error.code, detail=str(error)))
         raise
-    write_record(replace(record, key_version=made[-1]))
+    for each in made:
+        record = replace(record, key_version=each.version, reason="repeated" if each.is_repeated else None)
+    write_record(record)

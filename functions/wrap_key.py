@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import azure.functions as func
-
 from functions.audit import AuditRecord, write_record
-from functions.endpoint import Answer, respond
+from functions.contract import Call, Contract, HttpFunctions, Tag
 from shared.certificates import build_name_of, leaf_public_key
 from shared.errors import EdbError, FormatError, PolicyDenied
 from shared.keys.wrapping import WrapContext, algorithms_for, wrap_key
@@ -28,22 +26,33 @@ if TYPE_CHECKING:
 _PRINCIPAL_ID, _PRINCIPAL_NAME = "x-ms-client-principal-id", "x-ms-client-principal-name"
 
 
-def blueprint(services: Callable[[], Services]) -> func.Blueprint:
+WRAP_KEY = Contract(
+    name="WrapKey",
+    method="POST",
+    route="WrapKey",
+    tag=Tag.WRAPPING,
+    summary="Wrap a class key for the caller's public key, if the release policy allows it",
+    description="A function key alone releases nothing: the policy decides over the caller's certificate.",
+    body=WrapRequest,
+    answer=WrapAnswer,
+    problems=(
+        *("unsupported_algorithm", "policy_denied", "key_not_found", "name_taken"),
+        *("key_revoked", "key_disabled", "key_expired", "key_not_yet_valid"),
+    ),
+)
+
+
+def blueprint(services: Callable[[], Services]) -> HttpFunctions:
     """Return the function.
 
     Args:
         services: Puts the services together at the first call.
     """
-    functions = func.Blueprint()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
+    functions = HttpFunctions()
 
-    @functions.function_name(name="WrapKey")
-    @functions.route(route="WrapKey", methods=["POST"], auth_level=func.AuthLevel.FUNCTION)
-    def wrap_key_function(req: func.HttpRequest) -> func.HttpResponse:
-        def act(correlation_id: str) -> Answer:
-            asked = WrapRequest.parse(req.get_body())
-            return _audited(services(), asked, req.headers, correlation_id)
-
-        return respond(req, act)
+    @functions.serve(WRAP_KEY)
+    def wrap_key_function(call: Call) -> WrapAnswer:
+        return _audited(services(), WrapRequest.parse(call.body), call.headers, call.correlation_id)
 
     return functions
 
@@ -59,7 +68,7 @@ class _Grant:
 
 def _audited(
     services: Services, asked: WrapRequest, headers: Mapping[str, str], correlation_id: str
-) -> Answer:
+) -> WrapAnswer:
     record = AuditRecord(
         event="wrap",
         outcome="allowed",
@@ -71,7 +80,7 @@ def _audited(
     verdict = _authorize(services, asked, headers)
     if isinstance(verdict, Denial):
         write_record(replace(record, outcome="denied", reason=verdict.reason, detail=verdict.detail))
-        raise PolicyDenied(f"{verdict.reason}: {verdict.detail}")
+        raise PolicyDenied(f"{verdict.reason}: {verdict.detail}", reason=verdict.reason)
     record = replace(record, rule=verdict.rule_id)
     try:
         answer = _wrap(services, asked, verdict)
@@ -79,11 +88,14 @@ def _audited(
         write_record(replace(record, outcome="failed", reason=error.code, detail=str(error)))
         raise
     write_record(replace(record, key_version=answer.key_version))
-    return Answer(document=answer.encode())
+    return answer
 
 
 def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str]) -> _Grant | Denial:
     """Verify what the caller shows, and ask the policy.
+
+    The steps are the same whatever the outcome, and none asks the vault: how long a denial takes depends on
+    what the caller sent and on the policy, and on nothing that he could not know without it.
 
     Raises:
         FormatError: ``unsupported_algorithm``, the algorithm asked for is none for the caller's kind of key.
@@ -96,9 +108,6 @@ def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str
         )
     at = services.now()
     path, fault = verify_chain(asked.certificates, services.trust, at=at)
-    if path is not None and leaf_public_key(path.leaf) != asked.public_key.spki:
-        # Certificates are public: whoever shows one for another key shows nothing, whatever the policy asks.
-        return Denial(reason="key_mismatch", detail="client_cert is for another key than client_public_key")
     claims = {
         **certificate_claims(path, spki=asked.public_key.spki, device_id=None),
         **_caller_claims(services, headers),
@@ -112,6 +121,9 @@ def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str
     answer = evaluate(
         services.policy, operation=Operation.WRAP, key_name=asked.key_name, claims=claims, at=at
     )
+    if path is not None and leaf_public_key(path.leaf) != asked.public_key.spki:
+        # Certificates are public: whoever shows one for another key shows nothing, whatever the policy asks.
+        return Denial(reason="key_mismatch", detail="client_cert is for another key than client_public_key")
     if isinstance(answer, Denied):
         return explain(answer, claims, fault)
     wanted = fitting if asked.algorithm is None else (asked.algorithm,)

@@ -46,6 +46,8 @@ _PROVISION = [
     "Key",
     "Devices",
     "Device",
+    "DeviceModule",
+    "Ready",
 ]
 _KEY_FUNCTIONS: Mapping[str, list[str] | str] = {"provision": _PROVISION, "wrap": ["WrapKey"], "admin": "*"}
 

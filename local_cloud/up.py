@@ -191,6 +191,7 @@ class _Cloud:
             "EDB_TRUSTED_ROOTS_FILE": str(self._state.file("fleet-ca.pem")),
             "EDB_DISTRIBUTE_SCHEDULE": self._settings.schedule,
             "EDB_TWIN_EVENTS_HUB": TWIN_EVENTS_HUB,
+            "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(256 * 1024),  # the contracts take 64 KiB
             "REQUESTS_CA_BUNDLE": ca_file,
             "SSL_CERT_FILE": ca_file,
         }

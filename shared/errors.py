@@ -37,9 +37,22 @@ class VerificationError(EdbError):
 
 
 class PolicyDenied(EdbError):
-    """The release policy does not allow it."""
+    """The release policy does not allow it.
+
+    Args:
+        message: As for :class:`EdbError`.
+        code: As for :class:`EdbError`.
+        hint: As for :class:`EdbError`.
+        reason: Stable code of what the policy missed, if it may be told.
+    """
 
     default_code = "policy_denied"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, hint: str | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.reason = reason
 
 
 class KeyUnavailable(EdbError):

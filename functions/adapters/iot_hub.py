@@ -8,6 +8,7 @@ retries all of them itself: what it writes is guarded by an ETag, so a repeated 
 from __future__ import annotations
 
 import random
+import re
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,6 +70,7 @@ _TAGGED_QUERIES = {
     "modules": "SELECT * FROM devices.modules WHERE is_defined(tags.confidential_packages)",
 }
 _MODULES_BEGIN = "modules:"
+_WORD = re.compile(r"[a-z0-9_]{1,64}")
 _Result = TypeVar("_Result")
 
 
@@ -139,9 +141,13 @@ class HubTwinRegistry:
             if token is None:
                 return frozenset(devices)
 
-    def page(self, *, token: str | None, size: int) -> TwinPage:
+    def page(
+        self, *, token: str | None, size: int, state: str | None = None, reason: str | None = None
+    ) -> TwinPage:
         """Return twins that bear an outcome tag, devices first and then modules; see the port."""
-        _, twins, following = self._next(_TAGGED_QUERIES, token, size)
+        condition = _tagged("state", state) + _tagged("reason", reason)
+        queries = {source: query + condition for source, query in _TAGGED_QUERIES.items()}
+        _, twins, following = self._next(queries, token, size)
         return TwinPage(twins=[_read_twin(twin) for twin in twins], next_token=following)
 
     def _next(
@@ -188,6 +194,15 @@ class HubTwinRegistry:
         if client is None:
             client = self._threads.client = self._connect()
         return client
+
+
+def _tagged(member: str, value: str | None) -> str:
+    """Return the condition that the outcome tag tells this word; the query language has no parameters."""
+    if value is None:
+        return ""
+    if not _WORD.fullmatch(value):
+        raise FormatError(f"{member}: expected a word of a-z 0-9 _")
+    return f" AND tags.confidential_packages.{member} = '{value}'"
 
 
 def _wait(state: RetryCallState) -> float:

@@ -8,6 +8,7 @@ tag                 what
 ``cpk-envelope``    which envelope of that version, from 2; missing for the first one
 ``cpk-floor``       a floor; the highest one that stands anywhere in the secret is the key's
 ``cpk-algorithm``   ``aes-gcm-128`` and so on
+``cpk-request``     which repeatable request made the version, where one did
 ``cpk-pending``     the write has not got through: ``pending`` or ``withdrawn``; such a version is never read
 =================== ======================================================================================
 
@@ -38,6 +39,7 @@ VERSION_TAG = "cpk-version"
 ENVELOPE_TAG = "cpk-envelope"
 FLOOR_TAG = "cpk-floor"
 ALGORITHM_TAG = "cpk-algorithm"
+REQUEST_TAG = "cpk-request"
 PENDING_TAG = "cpk-pending"
 PENDING, WITHDRAWN = "pending", "withdrawn"
 
@@ -75,6 +77,7 @@ class Entry:
         created_at: When the vault stored it, aware.
         not_before: From when on it is valid, aware; None for always.
         expires_at: Until when it is valid, aware; None for ever.
+        request: What is noted of the request that made the version.
     """
 
     name: KeyName
@@ -87,6 +90,7 @@ class Entry:
     created_at: datetime = _BEFORE_ALL
     not_before: datetime | None = None
     expires_at: datetime | None = None
+    request: str | None = None
 
     def tags(self) -> dict[str, str]:
         """Return the tags that say all this."""
@@ -96,7 +100,11 @@ class Entry:
             FLOOR_TAG: str(self.floor),
             ALGORITHM_TAG: self.algorithm,
         }
-        return tags if self.envelope == 1 else {**tags, ENVELOPE_TAG: str(self.envelope)}
+        if self.envelope != 1:
+            tags[ENVELOPE_TAG] = str(self.envelope)
+        if self.request is not None:
+            tags[REQUEST_TAG] = self.request
+        return tags
 
 
 def is_pending(properties: SecretProperties) -> bool:
@@ -133,6 +141,7 @@ def read_entry(properties: SecretProperties, *, where: str) -> Entry | None:
             created_at=properties.created_on or _BEFORE_ALL,
             not_before=properties.not_before,
             expires_at=properties.expires_on,
+            request=tags.get(REQUEST_TAG),
         )
     except FormatError as error:
         _LOG.warning("class_key_unreadable", extra={"secret": properties.name, "detail": str(error)})

@@ -119,12 +119,20 @@ class SecretClassKeyStore:
         return state_of(self._known_entries(name), now=self._now())
 
     def create(
-        self, name: KeyName, envelope: str, *, algorithm: str, expires_at: datetime | None = None
+        self,
+        name: KeyName,
+        envelope: str,
+        *,
+        algorithm: str,
+        expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         """Store version 1; see the port."""
         if any(not is_pending(properties) for properties in self._listed(name)):
             raise Conflict(f"class key {name} exists", code="key_exists", hint="rotate it instead")
-        entry = Entry(name=name, number=1, floor=1, algorithm=algorithm, expires_at=expires_at)
+        entry = Entry(
+            name=name, number=1, floor=1, algorithm=algorithm, expires_at=expires_at, request=request
+        )
         if not self._write(entry, envelope):
             raise Conflict(
                 f"class key {name} is being created by somebody else",
@@ -140,6 +148,7 @@ class SecretClassKeyStore:
         version: int,
         algorithm: str,
         expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         """Store the next version; see the port."""
         state = self.state(name)
@@ -148,7 +157,12 @@ class SecretClassKeyStore:
                 f"class key {name}: version {version} does not follow {state.latest}", code="version_exists"
             )
         entry = Entry(
-            name=name, number=version, floor=state.floor, algorithm=algorithm, expires_at=expires_at
+            name=name,
+            number=version,
+            floor=state.floor,
+            algorithm=algorithm,
+            expires_at=expires_at,
+            request=request,
         )
         if not self._write(entry, envelope):
             raise _being_made(name, version)
@@ -158,6 +172,10 @@ class SecretClassKeyStore:
         old = self._envelopes(name, version)[-1]
         if not self._write(replace(old, envelope=old.envelope + 1), envelope):
             raise _being_made(name, version)
+
+    def requests(self, name: KeyName) -> Mapping[int, str]:
+        """Return what the versions' tags note; see the port."""
+        return {entry.number: entry.request for entry in self._entries(name) if entry.request is not None}
 
     def raise_floor(self, name: KeyName, floor: int) -> int:
         """Raise the floor in the tags of the version just below it; see the port."""

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from local_cloud import serving
 from local_cloud.functions_host.access_keys import load_access_keys
+from local_cloud.functions_host.connections import ConnectionLimits, listen
 from local_cloud.functions_host.engine import SdkEngine, current_invocation
 from local_cloud.functions_host.host import FunctionsHost
 from local_cloud.functions_host.host_settings import load_host_settings
@@ -85,14 +86,11 @@ async def _serve(arguments: argparse.Namespace) -> None:
         events = TwinHubEvents(arguments.hub_url, identity_key=identity_key, context=hub_trust)
         stack.push_async_callback(events.close)
         host = FunctionsHost(engine, settings, environment=os.environ, store=store, keys=keys, events=events)
-        runner = web.AppRunner(
-            host.application(),
-            access_log=None,  # it would hold keys
-            shutdown_timeout=_STOP_SECONDS,
-        )
+        runner = web.AppRunner(host.application(), shutdown_timeout=_STOP_SECONDS)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.SockSite(runner, listener, ssl_context=context).start()
+        server = await listen(runner, listener, context=context, limits=ConnectionLimits())
+        stack.callback(server.close)
         host.start()
         _log.info("host_started", extra={"functions": host.names})
         serving.announce(f"ready url=https://{arguments.address}:{listener.getsockname()[1]}")

@@ -13,12 +13,13 @@ from aiohttp import web
 
 from local_cloud.functions_host.administration import Administration
 from local_cloud.functions_host.definitions import FunctionDefinition, OutputType, TriggerType, resolved
-from local_cloud.functions_host.http_functions import MAX_BODY, HttpFunctions
+from local_cloud.functions_host.http_functions import MAX_BODY, HttpFunctions, RequestLimits
 from local_cloud.functions_host.invoker import Invoker
 from local_cloud.functions_host.queues import Queues, QueueWorker, parse_queue_name
 from local_cloud.functions_host.schedule import parse_schedule
 from local_cloud.functions_host.timers import Timer
 from local_cloud.functions_host.twin_events import EventConsumer, EventSource
+from shared.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Mapping
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from local_cloud.functions_host.engine import Engine
     from local_cloud.functions_host.host_settings import HostSettings
     from local_cloud.functions_host.store import HostStore
+
+BODY_LIMIT_SETTING = "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT"
 
 _log = logging.getLogger("functions_host")
 
@@ -72,6 +75,11 @@ class FunctionsHost:
             route_prefix=settings.route_prefix,
             keys=keys,
             invoker=self._invoker,
+            limits=RequestLimits(
+                body_bytes=_body_limit(environment),
+                concurrent=settings.max_concurrent_requests,
+                outstanding=settings.max_outstanding_requests,
+            ),
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -140,6 +148,14 @@ class FunctionsHost:
             for output in function.outputs:
                 if output.type is OutputType.QUEUE:
                     parse_queue_name(output.queue, where=where)
+
+
+def _body_limit(environment: Mapping[str, str]) -> int:
+    """Return the platform's own setting for it, as far as it lowers what is the limit anyway."""
+    text = environment.get(BODY_LIMIT_SETTING, str(MAX_BODY))
+    if not text.isdecimal():
+        raise FormatError(f"{BODY_LIMIT_SETTING}: expected a number of bytes, found {text!r:.32}")
+    return min(int(text), MAX_BODY)
 
 
 async def _told(work: Coroutine[None, None, None], function: str) -> None:

@@ -38,6 +38,8 @@ class HostSettings:
         visibility_timeout: Seconds that a message waits after a failed try.
         message_encoding: How message text is written.
         event_batch_size: Most events in one call of an event hub function.
+        max_concurrent_requests: HTTP functions that run at once.
+        max_outstanding_requests: Those that run or wait to; further requests are answered with 429.
     """
 
     route_prefix: str = "api"
@@ -46,6 +48,8 @@ class HostSettings:
     visibility_timeout: int = 0
     message_encoding: MessageEncoding = MessageEncoding.BASE64
     event_batch_size: int = 100
+    max_concurrent_requests: int = 100
+    max_outstanding_requests: int = 200
 
 
 def load_host_settings(path: Path) -> HostSettings:
@@ -72,6 +76,8 @@ def load_host_settings(path: Path) -> HostSettings:
         visibility_timeout=queues.seconds("visibilityTimeout", 0),
         message_encoding=queues.encoding("messageEncoding"),
         event_batch_size=events.number("maxEventBatchSize", 100, low=1, high=1000),
+        max_concurrent_requests=http.number("maxConcurrentRequests", 100, low=1, high=1000),
+        max_outstanding_requests=http.number("maxOutstandingRequests", 200, low=1, high=10_000),
     )
 
 

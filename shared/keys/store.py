@@ -111,9 +111,22 @@ class ClassKeyStore(Protocol):
         ...
 
     def create(
-        self, name: KeyName, envelope: str, *, algorithm: str, expires_at: datetime | None = None
+        self,
+        name: KeyName,
+        envelope: str,
+        *,
+        algorithm: str,
+        expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         """Store version 1 of a new class key; never overwrites.
+
+        Args:
+            name: The new class key's.
+            envelope: What is stored.
+            algorithm: One of :data:`ALGORITHM_BITS`.
+            expires_at: From when on it is wrapped for nobody, aware; None for never.
+            request: Stays with the version and is told by :meth:`requests`; up to 128 characters.
 
         Raises:
             Conflict: ``key_exists``; ``name_taken`` as for :meth:`state`; ``key_deleted`` if it was deleted
@@ -129,8 +142,17 @@ class ClassKeyStore(Protocol):
         version: int,
         algorithm: str,
         expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         """Store the version that follows the newest one; the floor stays.
+
+        Args:
+            name: The class key's.
+            envelope: What is stored.
+            version: The newest one plus 1.
+            algorithm: One of :data:`ALGORITHM_BITS`.
+            expires_at: As for :meth:`create`.
+            request: As for :meth:`create`.
 
         Raises:
             NotFound: ``key_not_found``.
@@ -146,6 +168,16 @@ class ClassKeyStore(Protocol):
         Raises:
             NotFound: ``key_not_found``; there is no such key or version.
             Conflict: ``version_exists``, somebody else is replacing it.
+        """
+        ...
+
+    def requests(self, name: KeyName) -> Mapping[int, str]:
+        """Return by version what :meth:`create` and :meth:`add_version` were given as ``request``.
+
+        Versions in every state count; an unknown class key has none.
+
+        Raises:
+            Conflict: ``name_taken`` as for :meth:`state`.
         """
         ...
 

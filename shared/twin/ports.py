@@ -116,15 +116,19 @@ class TwinRegistry(Protocol):
         """
         ...
 
-    def page(self, *, token: str | None, size: int) -> TwinPage:
+    def page(
+        self, *, token: str | None, size: int, state: str | None = None, reason: str | None = None
+    ) -> TwinPage:
         """Return a page of the twins that bear an outcome tag.
 
         Args:
-            token: None for the first page, then the page's ``next_token``.
+            token: None for the first page, then the ``next_token`` of a page of the same filters.
             size: Twins at most, up to 1,000.
+            state: Only twins whose tag tells this state.
+            reason: Only twins whose tag tells this reason.
 
         Raises:
-            FormatError: ``token`` is none of this registry's.
+            FormatError: ``token`` is none of this registry's, or a filter is no word of ``a-z 0-9 _``.
         """
         ...
 

@@ -1,6 +1,7 @@
-"""Read the fields of a JSON request, and tell all that is wrong with them at once.
+"""Read the fields of a request, and tell all that is wrong with them at once.
 
-Each reader takes a field's value and its JSON pointer, and raises :class:`shared.errors.FormatError`.
+Each reader takes a field's value and where it stands (the JSON pointer of a body's member, the name of a
+query's parameter), and raises :class:`shared.errors.FormatError`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from shared.errors import FormatError
 from shared.types import MAX_KEY_VERSION, KeyName, WrapAlgorithm, parse_key_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cryptography import x509
 
@@ -34,11 +35,19 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldFault:
-    """What is wrong with one field: its JSON pointer, a stable code, and a sentence."""
+    """What is wrong with one field.
 
-    pointer: str
+    Args:
+        code: Stable, for machines.
+        detail: A sentence.
+        pointer: JSON pointer of a body's member.
+        parameter: Name of a query's parameter; one of the two is there.
+    """
+
     code: str
     detail: str
+    pointer: str | None = None
+    parameter: str | None = None
 
 
 class InvalidRequestError(FormatError):
@@ -73,33 +82,45 @@ class Fields:
         value = strict_json.loads(body, where="body") if body.strip() else {}
         if not isinstance(value, dict):
             raise FormatError(f"body: expected a JSON object, found {type(value).__name__}")
-        self._values: dict[str, object] = value
+        self._values: Mapping[str, object] = value
+        self._in_body = True
         self._faults: list[FieldFault] = []
+
+    @classmethod
+    def of_query(cls, parameters: Mapping[str, str]) -> Fields:
+        """Return the parameters of a query as fields."""
+        fields = cls(b"")
+        fields._values, fields._in_body = parameters, False
+        return fields
 
     def read(self, name: str, parse: Callable[[object, str], _Value], default: _Value) -> _Value:
         """Return a field that may be missing or null; ``default`` stands in then, and for faults."""
         if self._values.get(name) is None:
             return default
         try:
-            return parse(self._values[name], f"/{name}")
+            return parse(self._values[name], self._place(name))
         except FormatError as error:
-            self._faults.append(FieldFault(pointer=f"/{name}", code=error.code, detail=str(error)))
+            self.fault(name, error.code, str(error))
             return default
 
     def need(self, name: str, parse: Callable[[object, str], _Value]) -> _Value | None:
         """Return a field that must be there; None if it has a fault, and then :meth:`finish` raises."""
         if self._values.get(name) is None:
-            self.fault(name, "missing", f"/{name}: expected a value, found none")
+            self.fault(name, "missing", f"{self._place(name)}: expected a value, found none")
         return self.read(name, parse, None)
 
     def fault(self, name: str, code: str, detail: str) -> None:
         """Note a fault of a field."""
-        self._faults.append(FieldFault(pointer=f"/{name}", code=code, detail=detail))
+        at = {"pointer" if self._in_body else "parameter": self._place(name)}
+        self._faults.append(FieldFault(code=code, detail=detail, **at))
 
     def finish(self) -> None:
         """Raise :class:`InvalidRequestError` if a field had a fault."""
         if self._faults:
             raise InvalidRequestError(tuple(self._faults))
+
+    def _place(self, name: str) -> str:
+        return f"/{name}" if self._in_body else name
 
 
 def present(value: _Value | None) -> _Value:

@@ -103,6 +103,15 @@ def test_versions_follow_each_other_and_older_ones_stay(store, name):
     assert versions(state) == {1: ACTIVE, 2: ACTIVE, 3: ACTIVE}
 
 
+def test_what_asked_for_a_version_stays_with_it(store, name):
+    assert store.requests(name) == {}
+    store.create(name, "one", algorithm=AES256, request="first")
+    store.add_version(name, "two", version=2, algorithm=AES256)
+    store.add_version(name, "three", version=3, algorithm=AES256, request="third")
+    store.raise_floor(name, 4)
+    assert store.requests(name) == {1: "first", 3: "third"}
+
+
 @pytest.mark.parametrize("version", [1, 2, 4])
 def test_a_version_that_does_not_follow_is_a_conflict(store, name, version):
     store.create(name, "one", algorithm=AES256)

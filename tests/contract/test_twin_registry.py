@@ -95,10 +95,10 @@ def rows_of(registry):
             return found
 
 
-def tagged(registry, size):
+def tagged(registry, size, **filters):
     found, token = [], None
     while True:
-        page = registry.page(token=token, size=size)
+        page = registry.page(token=token, size=size, **filters)
         assert len(page.twins) <= size
         found += page.twins
         token = page.next_token
@@ -218,6 +218,18 @@ def test_pages_lead_through_all_that_bear_an_outcome(registry, hub, device):
     assert set(names) <= set(found)
     assert len(found) == len(set(found))
     assert device not in found
+
+
+def test_pages_may_be_of_one_state_and_one_reason_alone(registry, hub, device):
+    reason = f"r_{device.rpartition('-')[2].lower()}"
+    outcomes = [("denied", reason), ("denied", "other"), ("released", reason)]
+    for number, (state, each) in enumerate(outcomes):
+        tag = {**OUTCOME["confidential_packages"], "state": state, "reason": each}
+        hub.enrol(f"{device}-{number}", tags={"confidential_packages": tag})
+    assert {twin.device_id for twin in tagged(registry, 1, state="denied", reason=reason)} == {f"{device}-0"}
+    assert {twin.device_id for twin in tagged(registry, 1, reason=reason)} == {f"{device}-0", f"{device}-2"}
+    with pytest.raises(FormatError):
+        registry.page(token="' OR '", size=1, state="' OR '")
 
 
 def test_a_token_of_nobody_is_refused(registry):

@@ -6,11 +6,13 @@ import datetime as dt
 import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import azure.functions as func
 from azure.functions.meta import Datum
 from cryptography.hazmat.primitives.serialization import Encoding
 from simulators.cloud import AUDIENCE, Cloud
+from simulators.described import DescribedApi
 from simulators.fleet import policy_document
 
 from functions.app import build_app
@@ -43,10 +45,12 @@ class Reply:
         self.document = json.loads(self.body)
 
 
-def environment(cloud: Cloud, folder: Path, **changes: str | None) -> dict[str, str]:
+def environment(
+    cloud: Cloud, folder: Path, *, policy_changes: dict[str, object] | None = None, **changes: str | None
+) -> dict[str, str]:
     """Return settings as the host gives them, with the files that they name; None leaves one out."""
     policy = folder / "policy.json"
-    policy.write_text(json.dumps(policy_document(cloud.authority.root_sha256)))
+    policy.write_text(json.dumps(policy_document(cloud.authority.root_sha256, **policy_changes or {})))
     roots = folder / "roots.pem"
     roots.write_bytes(cloud.authority.root.public_bytes(Encoding.PEM))
     values = {
@@ -63,27 +67,59 @@ def environment(cloud: Cloud, folder: Path, **changes: str | None) -> dict[str, 
 
 
 class App:
-    """The app, with settings changed; ``queues`` holds what it put on queues and nobody took yet."""
+    """The app; ``queues`` holds what it put on queues and nobody took yet.
 
-    def __init__(self, cloud: Cloud, folder: Path, **changes: str) -> None:
+    Args:
+        cloud: What it works with.
+        folder: For the files that its settings name.
+        policy_changes: Of the policy.
+        changes: Of the settings.
+
+    Attributes:
+        function_key: Sent with every request, in the header and in the query, as the platform hands it on.
+        replies: Every answer.
+    """
+
+    function_key: str | None = None
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        folder: Path,
+        *,
+        policy_changes: dict[str, object] | None = None,
+        **changes: str,
+    ) -> None:
         self.cloud = cloud
         self.queues: dict[str, list[str]] = defaultdict(list)
-        app = build_app(environment(cloud, folder, **changes), connect_services=self._connect)
+        self.replies: list[Reply] = []
+        settings = environment(cloud, folder, policy_changes=policy_changes, **changes)
+        app = build_app(settings, connect_services=self._connect)
         self.functions = {function.get_function_name(): function for function in app.get_functions()}
+        self.described = DescribedApi(self._send("OpenApi", b"", method="GET").document)
 
     def request(
         self, name: str, body: object = None, *, method="POST", headers=None, route=None, params=None
     ) -> Reply:
+        """Send a request; its answer is held to the OpenAPI document."""
         data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        reply = self._send(name, data, method=method, headers=headers, route=route, params=params)
+        self.described.check(name, method, reply)
+        return reply
+
+    def _send(self, name: str, data: bytes, *, method, headers=None, route=None, params=None) -> Reply:
+        key = self.function_key
         request = func.HttpRequest(
             method=method,
-            url=f"https://app.test/api/{name}",
-            headers=headers or {},
-            params=params or {},
+            url=f"https://app.test/api/{name}" + (f"?code={quote(key)}" if key else ""),
+            headers={**({"x-functions-key": key} if key else {}), **(headers or {})},
+            params={**({"code": key} if key else {}), **(params or {})},
             route_params=route or {},
             body=data,
         )
-        return Reply(self._invoke(name, req=request))
+        reply = Reply(self._invoke(name, req=request))
+        self.replies.append(reply)
+        return reply
 
     def tick(self) -> None:
         """Let the timer go off, and take the pass that it asks for as far as pages on the queue."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Mapping
 
 from shared.errors import Conflict, FormatError, NotFound
@@ -114,11 +115,21 @@ class MemoryRegistry:
         twins = [Twin(device_id=name, **copy.deepcopy(self._documents[name])) for name in found[start:end]]
         return RowPage(rows=list(map(row_of, twins)), next_token=str(end) if end < len(found) else None)
 
-    def page(self, *, token: str | None, size: int) -> TwinPage:
+    def page(
+        self, *, token: str | None, size: int, state: str | None = None, reason: str | None = None
+    ) -> TwinPage:
         self._fail("page")
         if token is not None and not token.isdecimal():
             raise FormatError("token: not one of this registry's")
-        tagged = [name for name, twin in self._documents.items() if "confidential_packages" in twin["tags"]]
+        if any(not re.fullmatch("[a-z0-9_]+", word) for word in (state, reason) if word is not None):
+            raise FormatError("filter: expected a word")
+        wanted = {key: word for key, word in (("state", state), ("reason", reason)) if word is not None}
+        tagged = [
+            name
+            for name, twin in self._documents.items()
+            if "confidential_packages" in twin["tags"]
+            and wanted.items() <= dict(twin["tags"]["confidential_packages"]).items()
+        ]
         start = int(token or 0)
         end = start + size
         twins = [self.read(name) for name in tagged[start:end]]

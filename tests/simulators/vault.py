@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 
+OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+
+
 class MemoryClassKeyStore:
     """A :class:`shared.keys.store.ClassKeyStore`.
 
@@ -45,6 +48,7 @@ class MemoryClassKeyStore:
         self._floors: dict[KeyName, int] = {}
         self._created: dict[tuple[KeyName, int], datetime] = {}
         self._expiry: dict[tuple[KeyName, int], datetime | None] = {}
+        self._requests: dict[KeyName, dict[int, str]] = {}
 
     def states(self) -> Mapping[KeyName, ClassKeyState]:
         self.listings += 1
@@ -75,7 +79,13 @@ class MemoryClassKeyStore:
         return ClassKeyVersion(version=number, state=state, created_at=created, expires_at=expires_at)
 
     def create(
-        self, name: KeyName, envelope: str, *, algorithm: str, expires_at: datetime | None = None
+        self,
+        name: KeyName,
+        envelope: str,
+        *,
+        algorithm: str,
+        expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         if name in self.envelopes:
             raise Conflict(f"{name}: the class key exists", code="key_exists")
@@ -84,6 +94,7 @@ class MemoryClassKeyStore:
         self.envelopes[name] = {}
         self._floors[name] = 1
         self._add(name, 1, envelope, algorithm, expires_at)
+        self._note(name, 1, request)
 
     def add_version(
         self,
@@ -93,10 +104,19 @@ class MemoryClassKeyStore:
         version: int,
         algorithm: str,
         expires_at: datetime | None = None,
+        request: str | None = None,
     ) -> None:
         if version != self.state(name).latest + 1:
             raise Conflict(f"{name}: version {version} does not follow", code="version_exists")
         self._add(name, version, envelope, algorithm, expires_at)
+        self._note(name, version, request)
+
+    def requests(self, name: KeyName) -> Mapping[int, str]:
+        return dict(self._requests.get(name, {})) if name in self.envelopes else {}
+
+    def _note(self, name: KeyName, version: int, request: str | None) -> None:
+        if request is not None:
+            self._requests.setdefault(name, {})[version] = request
 
     def _add(
         self, name: KeyName, version: int, envelope: str, algorithm: str, expires_at: datetime | None
@@ -161,9 +181,8 @@ class SoftwareKek:
         if not kid.startswith(self.BASE) or not number.isdecimal() or int(number) > len(self._versions):
             raise VerificationError("the envelope names another key encryption key", code="foreign_kek")
         self.unwraps += 1
-        oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
         try:
-            return Secret(self._versions[int(number) - 1].decrypt(encrypted_key, oaep))
+            return Secret(self._versions[int(number) - 1].decrypt(encrypted_key, OAEP))
         except ValueError as error:
             raise VerificationError("the vault cannot unwrap it", code="unwrap_failed") from error
 

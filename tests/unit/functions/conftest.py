@@ -16,6 +16,12 @@ def app(cloud, tmp_path):
 
 
 @pytest.fixture
+def make_app(cloud, tmp_path):
+    """Return what makes an app under a changed policy."""
+    return lambda **policy_changes: App(cloud, tmp_path, policy_changes=policy_changes)
+
+
+@pytest.fixture
 def audit(caplog):
     """Return the audit records written so far."""
     caplog.set_level("INFO", logger="audit")

@@ -164,6 +164,10 @@ class TestReading:
             "floor": 2,
             "algorithm": "aes-gcm",
             "strength": "256",
+            "versions": [
+                {"version": 1, "state": "revoked", "created_at": "2030-05-17T12:00:00Z"},
+                {"version": 2, "state": "active", "created_at": "2030-05-17T12:00:00Z"},
+            ],
         }
         assert app.request("Keys", method="GET").document == {"keys": [described]}
         assert app.request("Key", method="GET", route={"key_name": APP}).document == described

@@ -12,6 +12,7 @@ from simulators.fleet import DAY, NOW, Authority, spki_of
 
 from shared.keys.unwrapping import unwrap_key
 from shared.keys.wrapping import WrapContext
+from shared.policy.evaluate import evaluate
 from shared.types import WrapAlgorithm
 
 
@@ -99,6 +100,7 @@ class TestDenial:
     def test_with_a_certificate_of_another_authority(self, app, machine, audit):
         rogue = BuildMachine(Authority("rogue CA"))
         reply = self.expect(app, audit, rogue.body(), "certificate_untrusted")
+        assert reply.document["reason"] == "certificate_untrusted"
         assert "certificate_untrusted" in reply.document["detail"]
         assert "rule builds" in reply.document["detail"]
 
@@ -132,6 +134,65 @@ class TestDenial:
             "WrapKey", machine.body(client_cert=None), headers={"x-ms-client-principal-id": "admin"}
         )
         assert reply.status == 403
+
+
+class RecordingStore:
+    """A store of class keys that notes what it is asked."""
+
+    def __init__(self, store) -> None:
+        self._store = store
+        self.asked = []
+
+    def __getattr__(self, operation):
+        def ask(*arguments, **options):
+            self.asked.append((operation, *arguments))
+            return getattr(self._store, operation)(*arguments, **options)
+
+        return ask
+
+
+class TestWhatADenialCouldTellByItsTime:
+    """The same steps run whatever the outcome, and nothing asks the vault before the policy has allowed."""
+
+    @pytest.fixture
+    def vault(self, app, monkeypatch):
+        store = RecordingStore(app.cloud.store)
+        monkeypatch.setattr(app.cloud, "store", store)
+        return store
+
+    @pytest.fixture
+    def evaluated(self, monkeypatch):
+        calls = []
+
+        def noting(*arguments, **options):
+            calls.append(options["key_name"])
+            return evaluate(*arguments, **options)
+
+        monkeypatch.setattr("functions.wrap_key.evaluate", noting)
+        return calls
+
+    @pytest.mark.parametrize("case", ["none", "untrusted", "stolen", "device", "algorithm"])
+    def test_a_denial_takes_the_same_steps_whether_the_key_exists_or_not(
+        self, app, machine, vault, evaluated, case
+    ):
+        stolen = machine.certificate.public_bytes(Encoding.PEM).decode()
+        body = {
+            "none": lambda: machine.body(client_cert=None),
+            "untrusted": lambda: BuildMachine(Authority("rogue CA")).body(),
+            "stolen": lambda: BuildMachine(app.cloud.authority).body(client_cert=stolen),
+            "device": lambda: BuildMachine(app.cloud.authority, uri="urn:cpk:device:edge-01").body(),
+            "algorithm": lambda: machine.body(algorithm="RSA1_5"),
+        }[case]()
+        replies = [app.request("WrapKey", {**body, "key_name": name}) for name in (APP, "nobody")]
+        assert {(reply.status, reply.document["code"]) for reply in replies} == {(403, "policy_denied")}
+        assert replies[0].document["detail"] == replies[1].document["detail"]
+        assert evaluated == [APP, "nobody"]
+        assert vault.asked == []
+        assert app.cloud.kek.unwraps == 0
+
+    def test_only_who_is_allowed_learns_what_there_is(self, app, machine, vault, evaluated):
+        assert app.request("WrapKey", machine.body(key_name="nobody")).status == 404
+        assert (evaluated, vault.asked) == (["nobody"], [("state", "nobody")])
 
 
 @pytest.mark.parametrize(
