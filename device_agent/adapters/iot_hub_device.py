@@ -15,12 +15,17 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
-from azure.iot.device import exceptions as sdk
-from azure.iot.device.iothub.pipeline import exceptions as pipeline
-
+from device_agent.adapters.lean_sdk import NoUploads, lean_imports
 from device_agent.twin_link import REFUSED, UNAUTHORIZED, DesiredPatch, LinkChanged, Notify, Twin, parse_twin
 from shared.errors import EdbError, FormatError, TransportError
+
+with lean_imports():
+    from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
+    from azure.iot.device import exceptions as sdk
+    from azure.iot.device.common.pipeline import pipeline_stages_http
+    from azure.iot.device.iothub.pipeline import exceptions as pipeline
+
+pipeline_stages_http.HTTPTransport = NoUploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
