@@ -9,8 +9,10 @@ The service chooses the hub alone: an answer for another device than the one exp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 from device_agent.adapters.lean_sdk import lean_imports
@@ -23,7 +25,7 @@ from shared.strict_json import loads
 with lean_imports():
     from azure.iot.device import X509, ProvisioningDeviceClient
     from azure.iot.device import exceptions as sdk
-    from azure.iot.device.common.pipeline import pipeline_exceptions as pipeline
+    from azure.iot.device.provisioning.pipeline import exceptions as pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +35,19 @@ if TYPE_CHECKING:
 ATTEMPTS_BEFORE_ASKING_AGAIN = 10
 """Failed connections to a remembered hub before the service is asked whether it is still the right one."""
 
+# Enabling responses lets the pipeline's own errors through untranslated.
+_SDK_ERRORS = (
+    sdk.ClientError,
+    sdk.OperationCancelled,
+    sdk.OperationTimeout,
+    pipeline.PipelineException,
+    pipeline.ConnectionFailedError,
+    pipeline.ConnectionDroppedError,
+    pipeline.ProtocolClientError,
+    OSError,
+    ValueError,
+)
+_STATUS_REFUSED = re.compile(r"status code (401|403|404)\b")
 _MAX_BYTES = 4096
 _ASSIGNED = "assigned"
 
@@ -91,7 +106,9 @@ class Provisioner:
                 _end(client)
         except (sdk.CredentialError, pipeline.UnauthorizedError) as error:
             raise _refused("refuses this device's credential") from error
-        except (sdk.ClientError, pipeline.PipelineException, OSError, ValueError) as error:
+        except _SDK_ERRORS as error:
+            if _STATUS_REFUSED.search(str(error)) or _STATUS_REFUSED.search(str(error.__cause__)):
+                raise _refused("does not know this device") from error
             raise TransportError(f"provisioning at {self._sign_in.service_host}: {_kind(error)}") from error
         return self._assigned(result)
 
@@ -147,7 +164,8 @@ class Provisioner:
 
 def _end(client: Any) -> None:  # noqa: ANN401 - the SDK carries no types
     """End the client's threads: it does so itself only after a success, and offers no call for it."""
-    client._pipeline.shutdown(callback=lambda **_outcome: None)  # noqa: SLF001
+    with contextlib.suppress(pipeline.PipelineNotRunning):
+        client._pipeline.shutdown(callback=lambda **_outcome: None)  # noqa: SLF001
 
 
 def _kind(error: Exception) -> str:
