@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from device_agent.health import Health
     from device_agent.metrics import MetricsEndpoint
     from device_agent.settings import Settings
+
+_log = logging.getLogger("device_agent")
 
 
 class Outlets:
@@ -35,6 +38,8 @@ class Outlets:
             from device_agent.metrics import MetricsEndpoint  # noqa: PLC0415
 
             self._metrics = MetricsEndpoint(settings.metrics)
+            where = {"address": settings.metrics.address, "port": self._metrics.port}
+            _log.info("metrics", extra=where)
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import Twin, TwinProperties
@@ -16,6 +17,9 @@ from simulators.releasing_cloud import ReleasingCloud
 
 from shared.twin.documents import desired_patch, parse_public_key, parse_status
 from shared.types import DeviceId, WrapAlgorithm
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 DEVICE_ID = DeviceId("edge-01")
 DEVICE_KEY = base64.b64encode(b"k" * 32).decode()
@@ -144,6 +148,17 @@ class DeviceProcesses:
             and {name: key.version for name, key in status.keys.items()} == versions
             and all(key.state == "installed" for key in status.keys.values())
         )
+
+    @staticmethod
+    def other_release_key() -> ec.EllipticCurvePrivateKey:
+        """Return a release key that nobody pinned."""
+        return ReleasingCloud().release_key
+
+    def cpm_public_key(self) -> str:
+        """Return the CPM's device key, base64 of its SPKI, as ``cpk-tool`` prints it."""
+        program = Path(sys.executable).with_name("cpk-tool")
+        command = [program, "pub-key", "--socket", self.socket]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     def events(self) -> list[dict]:
         lines = self.log_file.read_text().splitlines()
