@@ -1,4 +1,4 @@
-"""The field: two agents with one identity, a clock of 1970, floods, new keys, a reference CPM, a diagnosis."""
+"""The field: two agents with one identity, a clock of 1970, floods, new keys, a reference CPM, diagnoses."""
 
 import base64
 import contextlib
