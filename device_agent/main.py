@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from device_agent.certificate import CertificateFile
-from device_agent.check import check
 from device_agent.cpm_choice import cpm_for
 from device_agent.inbox import Inbox
 from device_agent.outlets import Outlets
@@ -46,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Its background errors come back to the agent as a lost connection, in its own words.
     logging.getLogger("azure.iot.device").setLevel(logging.CRITICAL)
     if options.command == "check":
+        from device_agent.check import check  # noqa: PLC0415 - an agent that runs never needs it
+
         return check(options.config, os.environ, as_json=options.json)
     try:
         settings = load_settings(options.config, os.environ)

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from device_agent.backoff import Backoff
-from device_agent.bounded_command import run_command
 from device_agent.certificate import DeviceCertificate, parse_certificate
 from device_agent.device_clock import is_plausible, utc_text
 from device_agent.files import PUBLIC, replace_file
@@ -122,6 +121,8 @@ class Renewer:
         _log.info("certificate_renewed", extra={"why": reason, "not_after": utc_text(renewed.not_after)})
 
     def _run(self, command: tuple[str, ...], key: DeviceKey, reason: str) -> bytes:
+        from device_agent.bounded_command import run_command  # noqa: PLC0415 - few agents run commands
+
         public_key = load_public_key(key.spki, where="device key").key
         done = run_command(
             command,
