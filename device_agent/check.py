@@ -225,7 +225,7 @@ def _hub(settings: Settings, *, running: bool) -> Iterator[Finding]:
 def _sign_in(settings: Settings) -> Finding:
     from device_agent.adapters.links import link_for  # noqa: PLC0415 - the SDK is slow to import
 
-    link = link_for(settings)
+    link = link_for(settings, remember=False)
     try:
         link.connect(lambda _event: None)
         twin = link.get_twin()

@@ -138,7 +138,7 @@ class IotHubDevice:
 
     @classmethod
     def from_provisioning(
-        cls, sign_in: Provisioned, *, assignment_file: Path, ca_pem: str | None
+        cls, sign_in: Provisioned, *, assignment_file: Path | None, ca_pem: str | None
     ) -> IotHubDevice:
         """Return a link to the hub that the Device Provisioning Service names."""
         # The provisioning client is loaded for those that need it.

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
 ASSIGNMENT_FILE = "assignment.json"
 
 
-def link_for(settings: Settings) -> IotHubDevice:
-    """Return an unconnected link that signs in as the settings say."""
+def link_for(settings: Settings, *, remember: bool = True) -> IotHubDevice:
+    """Return an unconnected link that signs in as the settings say.
+
+    Args:
+        settings: The agent's.
+        remember: Whether the hub that provisioning names is kept for the next time.
+    """
     way, ca_pem = settings.sign_in, settings.ca_pem
     match way:
         case ConnectionString():
@@ -26,6 +31,5 @@ def link_for(settings: Settings) -> IotHubDevice:
                 way.credential, host=way.host, device_id=way.device_id, ca_pem=ca_pem
             )
         case _:
-            return IotHubDevice.from_provisioning(
-                way, assignment_file=settings.state_dir / ASSIGNMENT_FILE, ca_pem=ca_pem
-            )
+            file = settings.state_dir / ASSIGNMENT_FILE if remember else None
+            return IotHubDevice.from_provisioning(way, assignment_file=file, ca_pem=ca_pem)

@@ -59,11 +59,11 @@ class Provisioner:
 
     Args:
         sign_in: Who asks whom.
-        file: Where the answer is remembered.
+        file: Where the answer is remembered; None remembers nothing.
         ca_pem: Roots to trust for the service; None trusts the system's.
     """
 
-    def __init__(self, sign_in: Provisioned, *, file: Path, ca_pem: str | None) -> None:
+    def __init__(self, sign_in: Provisioned, *, file: Path | None, ca_pem: str | None) -> None:
         self._sign_in, self._file, self._ca_pem = sign_in, file, ca_pem
         self._failures = 0
         self._ask = False
@@ -139,6 +139,8 @@ class Provisioner:
             raise _refused("assigned something that is no host name") from error
 
     def _remembered(self) -> str | None:
+        if self._file is None:
+            return None
         try:
             with self._file.open("rb") as file:
                 document = loads(file.read(_MAX_BYTES), where="assignment")
@@ -152,6 +154,8 @@ class Provisioner:
             return None
 
     def _remember(self, hub: str) -> None:
+        if self._file is None:
+            return
         try:
             replace_file(self._file, json.dumps({"for": self._key(), "hub": hub}).encode())
         except StorageError as error:

@@ -168,6 +168,12 @@ def test_hub_that_provisioning_assigns_is_used(make_device, hub_process, service
         "provisioning_registration_id": DEVICE_ID,
     }
 
+    device.start_cpm()
+    checked = device.ask_agent("check")
+    assert "ok       hub sign in: the hub knows edge-01" in checked.stdout
+    assert not (device.folder / "agent").exists()
+    device.kill("cpm")
+    service.registrations.clear()
     receives_a_key(device, eventually)
 
     [assigned] = device.logged("hub_assigned")
