@@ -257,7 +257,7 @@ class _Token:
             for attribute, wanted in ((Attribute.SENSITIVE, True), (Attribute.EXTRACTABLE, False)):
                 if key[attribute] is not wanted:
                     raise KeyUnavailable(
-                        f"{self.where}: {attribute.name}: expected {wanted}, as for all that stays in a token",
+                        f"{self.where}: {attribute.name}: expected {wanted}, as for what stays in a token",
                         code="unsupported_token",
                     )
             modulus, exponent = (
@@ -369,7 +369,7 @@ def _read_pin(uri: Pkcs11Uri) -> str:
         raise NotFound(
             f"pkcs11 key {uri.label}: expected the token's PIN, found none",
             code="pin_unknown",
-            hint=f"name a file: ?pin-source=file:/PATH in the URI, or LoadCredential={PIN_CREDENTIAL}:/PATH in the unit",
+            hint=f"?pin-source=file:/PATH in the URI, or LoadCredential={PIN_CREDENTIAL}:/PATH in the unit",
         )
     try:
         with Path(path).open("rb") as file:
