@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import select
 import shutil
 import socket
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SECONDS = 60
+_HEX_LINE = re.compile(r"\s*([0-9A-F]{2} )*[0-9A-F]{2}\s*")
 
 
 class SoftwareTpm:
@@ -21,14 +23,16 @@ class SoftwareTpm:
 
     Args:
         folder: Where it keeps its state and its sockets; the path is short, as sockets want it.
+        log_level: From 20 on its log holds every byte that goes in and out.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, log_level: int = 1) -> None:
         assert shutil.which("swtpm"), "swtpm is missing; Debian: apt-get install swtpm swtpm-tools"
         self._folder = folder
         self._socket = folder / "t"
         (folder / "tpm").mkdir(exist_ok=True)
         self.tcti = f"swtpm:path={self._socket}"
+        self._log_level = log_level
         self._process: subprocess.Popen | None = None
         self.start()
 
@@ -40,6 +44,7 @@ class SoftwareTpm:
                     *("--tpmstate", f"dir={self._folder / 'tpm'}"),
                     *("--server", f"type=unixio,path={self._socket}"),
                     *("--ctrl", f"type=unixio,path={self._socket}.ctrl"),
+                    *("--log", f"file={self._folder / 'bus.log'},level={self._log_level}"),
                 ],
                 stdout=log,
                 stderr=log,
@@ -86,6 +91,11 @@ class SoftwareTpm:
         with self.connected() as esapi:
             found = [esapi.get_capability(TPM2_CAP.HANDLES, handle, 32)[1] for handle in first]
             return [int(handle) for each in found for handle in each.data.handles]
+
+    def seen_on_the_bus(self) -> bytes:
+        """Return every command and response, one after the other, as the log has them."""
+        lines = (self._folder / "bus.log").read_text().splitlines()
+        return b"".join(bytes.fromhex(line) for line in lines if _HEX_LINE.fullmatch(line))
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
