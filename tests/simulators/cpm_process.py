@@ -15,7 +15,7 @@ from simulators.releasing_cloud import AUDIENCE, CP_ID, DEVICE_ID, NAME, Releasi
 from shared.wire.cpm_channel import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 CPM = str(Path(sys.executable).with_name("cpm"))
 SECONDS = 120
@@ -30,11 +30,13 @@ class CpmProcess:
         folder: For everything.
         custody: What ``--custody`` names.
         environment: What the custody's library needs.
+        before_start: Done before each start.
     """
 
     folder: Path
     custody: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    before_start: Callable[[], None] = lambda: None
     cloud: ReleasingCloud = field(default_factory=ReleasingCloud)
     vendor: object = field(default_factory=make_vendor)
     process: subprocess.Popen | None = None
@@ -58,6 +60,7 @@ class CpmProcess:
         ]
 
     def start(self) -> None:
+        self.before_start()
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=subprocess.PIPE, stderr=log, text=True, env=self._environment()
@@ -66,6 +69,7 @@ class CpmProcess:
 
     def refused(self) -> subprocess.CompletedProcess:
         """Start it, and return how it ended: a CPM that may not serve ends by itself."""
+        self.before_start()
         return self.run(*self.command()[1:])
 
     def run(self, *words: str) -> subprocess.CompletedProcess:

@@ -92,6 +92,13 @@ class SoftwareTpm:
             found = [esapi.get_capability(TPM2_CAP.HANDLES, handle, 32)[1] for handle in first]
             return [int(handle) for each in found for handle in each.data.handles]
 
+    def unload(self) -> None:
+        """Flush everything that is loaded, as a resource manager does for a process that ended."""
+        loaded = self.loaded()
+        with self.connected() as esapi:
+            for handle in loaded:
+                esapi.flush_context(esapi.tr_from_tpmpublic(handle))
+
     def seen_on_the_bus(self) -> bytes:
         """Return every command and response, one after the other, as the log has them."""
         lines = (self._folder / "bus.log").read_text().splitlines()

@@ -44,13 +44,20 @@ class TpmToken:
         self._pin_file.chmod(0o600)
         self._p11tool("--initialize", "--label", self.LABEL, "pkcs11:manufacturer=IBM")
         self._p11tool("--initialize-pin", "pkcs11:manufacturer=IBM")
-        self.tpm.restart()  # the tool leaves objects loaded, and nothing here makes room but a restart
+        self.make_room()
 
     def uri(self, label: str) -> str:
         return (
             f"pkcs11:token={self.LABEL};object={label}"
             f"?module-path={self.module}&pin-source=file:{self._pin_file}"
         )
+
+    def make_room(self) -> None:
+        """Unload what a process left in the TPM; in the field the kernel's resource manager does.
+
+        Starting the TPM again would count as an attempt at the PIN, and lock it after a few.
+        """
+        self.tpm.unload()
 
     def close(self) -> None:
         self.tpm.stop()
