@@ -61,6 +61,7 @@ def _dispatch(arguments: argparse.Namespace) -> int:
     if arguments.command == "reseal":
         from cpm.reseal import reseal  # noqa: PLC0415 - as above
 
+        logs.configure("WARNING")
         print(reseal(arguments))
         return DONE
     from cpm import commands  # noqa: PLC0415 - as above
