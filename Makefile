@@ -11,7 +11,7 @@ ARGS ?=
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(VENV)/.ready: pyproject.toml requirements-dev.txt tools/setup
+$(VENV)/.ready: pyproject.toml requirements-dev.txt requirements-tpm.txt tools/setup
 	@PYTHON=$(PYTHON) tools/setup $(VENV)
 
 setup: $(VENV)/.ready ## make .venv with every command of the project
@@ -35,7 +35,7 @@ format: setup ## let ruff rewrite what it can
 bench: setup ## measure packages beside age and openssl (ARGS="--size 256M --rounds 3", ARGS="--json FILE")
 	@$(BIN)/python bench/package.py $(ARGS)
 
-lock: setup ## renew requirements.txt and requirements-dev.txt from pyproject.toml
+lock: setup ## renew the locks, requirements*.txt, from pyproject.toml
 	@tools/lock $(VENV)
 
 package: setup ## build the wheel into dist/

@@ -16,6 +16,7 @@ from cpk_tool.signing_keys.port import CertifiedSigner
 from shared.cpk.schemes import CertificateUrl, PreSharedCertificate, SignatureScheme
 from shared.cpk.signing_keys import DEMO_KEY_SHA256, VerificationKey, choose_scheme, read_certification
 from shared.errors import FormatError
+from shared.pkcs11_uri import Pkcs11Uri
 
 if TYPE_CHECKING:
     import argparse
@@ -208,9 +209,11 @@ def open_signing_key(options: argparse.Namespace) -> SigningKey:
 
 def _open_token_key(options: argparse.Namespace, text: str) -> SigningKey:
     from cpk_tool.signing_keys.pkcs11_token import TokenSigningKey  # noqa: PLC0415 - an optional package
-    from cpk_tool.signing_keys.pkcs11_uri import Pkcs11Uri  # noqa: PLC0415 - as above
 
-    uri = Pkcs11Uri.parse(text)
+    try:
+        uri = Pkcs11Uri.parse(text, where="--sign-key")
+    except FormatError as error:
+        raise UsageError(str(error), hint=error.hint) from error
     pin = PassphraseSource.of(options, _PIN, what="PIN of the token")
     if uri.pin_file is not None and pin.file is None and pin.fd is None:
         pin = PassphraseSource(what=pin.what, option=_PIN, file=Path(uri.pin_file))

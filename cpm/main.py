@@ -58,6 +58,12 @@ def _dispatch(arguments: argparse.Namespace) -> int:
         logs.configure(arguments.log_level)
         serve(read_settings(arguments))
         return DONE
+    if arguments.command == "reseal":
+        from cpm.reseal import reseal  # noqa: PLC0415 - as above
+
+        logs.configure("WARNING")
+        print(reseal(arguments))
+        return DONE
     from cpm import commands  # noqa: PLC0415 - as above
 
     command = {
@@ -89,6 +95,9 @@ def build_parser(socket: str) -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="be the CPM, in the foreground"), socket)
+    _add_reseal(
+        commands.add_parser("reseal", help="approve another state of the platform, for custody in a TPM")
+    )
     run = commands.add_parser(
         "run", help="run an installed package", usage="cpm run APP_ID [--socket PATH] [-- ARGUMENT ...]"
     )
@@ -107,9 +116,7 @@ def build_parser(socket: str) -> argparse.ArgumentParser:
 
 
 def _add_serve(parser: argparse.ArgumentParser, socket: str) -> None:
-    parser.add_argument(
-        "--state", metavar="DIR", required=True, help="state folder; one CPM uses it at a time"
-    )
+    _add_state(parser)
     parser.add_argument("--socket", metavar="PATH", default=socket, help="where to listen")
     parser.add_argument("--audience", metavar="NAME", required=True, help="the deployment")
     parser.add_argument("--device-id", metavar="ID", required=True, help="the device, or device/module")
@@ -134,10 +141,44 @@ def _add_serve(parser: argparse.ArgumentParser, socket: str) -> None:
     parser.add_argument(
         "--workload-uid", metavar="UID", type=_uid, help="user and group of workloads (needs privilege)"
     )
+    _add_custody(parser, default="software")
     parser.add_argument(
         "--key-type", choices=_KEY_TYPES, default="rsa2048", help="of the device key, at the first start"
     )
     parser.add_argument("--log-level", choices=_LEVELS, default="INFO", type=str.upper)
+
+
+def _add_reseal(parser: argparse.ArgumentParser) -> None:
+    _add_state(parser)
+    _add_custody(parser, default="tpm2")
+    parser.add_argument(
+        "--expect",
+        metavar="N=HEX[,N=HEX...]",
+        action="append",
+        default=[],
+        help="values that PCRs will hold beside those of now; repeat it for more states",
+    )
+    parser.set_defaults(key_type="rsa2048")
+
+
+def _add_state(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state", metavar="DIR", required=True, help="state folder; one CPM uses it at a time"
+    )
+
+
+def _add_custody(parser: argparse.ArgumentParser, *, default: str) -> None:
+    parser.add_argument(
+        "--custody",
+        metavar="WHICH",
+        default=default,
+        help=f"what holds the device key: software, tpm2[:TCTI] or pkcs11:URI ({default})",
+    )
+    parser.add_argument(
+        "--tpm-pcrs",
+        metavar="N,N...",
+        help="PCRs that the storage root is sealed to, or none; at the first start and for reseal (7)",
+    )
 
 
 def _uid(text: str) -> int:

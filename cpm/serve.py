@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from cpm.clock import system_clock
-from cpm.custody.software import SoftwareCustody
+from cpm.custody.choice import open_custody
 from cpm.hardening import harden
 from cpm.listener import listen, unlisten
 from cpm.sealed_store import SealedStore
@@ -20,6 +20,7 @@ from cpm.state_file import LockedFolder, StateFile
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cpm.custody.port import Custody
     from cpm.settings import ServeSettings
 
 PACKAGES_FOLDER = "packages"
@@ -34,8 +35,13 @@ def serve(settings: ServeSettings) -> None:
         EdbError: It cannot start; the state is as it was.
     """
     harden()
-    with LockedFolder.open(settings.state) as folder:
-        service = _assemble(settings, folder)
+    with (
+        LockedFolder.open(settings.state) as folder,
+        contextlib.closing(
+            open_custody(settings.custody, folder.path, key_type=settings.key_type)
+        ) as custody,
+    ):
+        service = _assemble(settings, folder, custody)
         listener = listen(settings.socket)
         server = Server(listener=listener, service=service, allowed_uids=settings.allowed_uids)
         try:
@@ -60,8 +66,7 @@ def _stopped_by_signals(server: Server) -> Iterator[None]:
         signal.set_wakeup_fd(-1)
 
 
-def _assemble(settings: ServeSettings, folder: LockedFolder) -> Service:
-    custody = SoftwareCustody.open(folder.path, key_type=settings.key_type)
+def _assemble(settings: ServeSettings, folder: LockedFolder, custody: Custody) -> Service:
     state_file = StateFile.open(
         folder.path, custody, audience=settings.audience, device_id=settings.device_id
     )

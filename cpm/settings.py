@@ -12,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from cpm.custody.choice import CustodyChoice, parse_custody, parse_pcrs
 from cpm.custody.port import DeviceKeyType
 from cpm.service import Pins
 from shared.certificates import TrustStore
@@ -37,6 +38,7 @@ class ServeSettings:
         socket: Where it listens.
         audience: The deployment it belongs to.
         device_id: The device it is part of.
+        custody: What holds its device key.
         key_type: For the device key, at the first start.
         pins: What it trusts and demands.
         allowed_uids: Who may connect.
@@ -46,6 +48,7 @@ class ServeSettings:
     socket: Path
     audience: Audience
     device_id: DeviceId
+    custody: CustodyChoice
     key_type: DeviceKeyType
     pins: Pins
     allowed_uids: frozenset[int]
@@ -77,17 +80,19 @@ def read_settings(arguments: argparse.Namespace) -> ServeSettings:
     problems = _Problems()
     audience = problems.attempt(lambda: parse_audience(arguments.audience, where="--audience"))
     device_id = problems.attempt(lambda: parse_device_id(arguments.device_id, where="--device-id"))
+    custody = problems.attempt(lambda: custody_of(arguments))
     release_keys = [problems.attempt(partial(_release_key, path)) for path in arguments.release_key]
     trust = [problems.attempt(partial(_trust, path)) for path in arguments.trust]
     roots = tuple(root for store in trust if store is not None for root in store.roots)
     known_keys = [key for key in release_keys if key is not None]
-    if audience is None or device_id is None or None in release_keys or None in trust:
+    if audience is None or device_id is None or custody is None or None in release_keys or None in trust:
         raise problems.tell()
     return ServeSettings(
         state=Path(arguments.state),
         socket=Path(arguments.socket),
         audience=audience,
         device_id=device_id,
+        custody=custody,
         key_type=DeviceKeyType(arguments.key_type),
         pins=Pins(
             release_keys=known_keys,
@@ -97,6 +102,17 @@ def read_settings(arguments: argparse.Namespace) -> ServeSettings:
         ),
         allowed_uids=_allowed(arguments.allow_uid),
     )
+
+
+def custody_of(arguments: argparse.Namespace) -> CustodyChoice:
+    """Return the custody that the command line names.
+
+    Raises:
+        FormatError: It is none.
+    """
+    pcrs = None if arguments.tpm_pcrs is None else parse_pcrs(arguments.tpm_pcrs, where="--tpm-pcrs")
+    key_type = DeviceKeyType(arguments.key_type)
+    return parse_custody(arguments.custody, pcrs=pcrs, key_type=key_type, where="--custody")
 
 
 def _allowed(extra: Sequence[int]) -> frozenset[int]:

@@ -9,6 +9,18 @@ packages/      sealed payloads (:mod:`cpm.sealed_store`)
 ============== ==================================================================
 
 The custody keeps its own files beside these.
+
+Every state that is written has a generation, sealed with it. Where the custody counts (a TPM does), the
+generation is what tells an old copy of the folder from the newest. One rule and two steps do it; ADR 0012 has
+the proof.
+
+- *Save*: write the state as generation ``c+1``, then raise the counter from ``c`` to ``c+1``, then answer.
+- *Open*: at counter ``c``, accept generation ``c``, or ``c+1`` which a crash kept from being counted, and no
+  other: ``rollback``. Then save the accepted state twice. A crash can leave a state behind that was written
+  and never counted; after the two steps the counter is beyond it, and no copy of it is ever accepted again.
+
+An error in between leaves it open which of the two states the disk holds: the next save does the two steps
+first.
 """
 
 from __future__ import annotations
@@ -20,7 +32,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from cpm.files import PRIVATE_FILE, prepare_folder, read_private, storage_errors, write_atomically
 from cpm.state import State, decode_state, encode_state
-from shared.errors import Conflict, StorageError
+from shared.errors import Conflict, StorageError, VerificationError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +48,7 @@ MAX_STATE_BYTES: Final = 64 << 20
 """Longest sealed state that is read."""
 
 _PURPOSE = "state"
+_GENERATION_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +103,8 @@ class StateFile:
         self._path = folder / STATE_FILE
         self._custody = custody
         self._state = state
+        self._generation = 0
+        self._settled = False
 
     @classmethod
     def open(cls, folder: Path, custody: Custody, *, audience: Audience, device_id: DeviceId) -> Self:
@@ -105,12 +120,16 @@ class StateFile:
             StorageError: ``state_damaged`` if it is missing, changed or cut, or the device key that belongs
                 to it is missing; ``state_format``; nothing was changed.
             Conflict: ``state_of_another``; it belongs to another deployment or device.
+            VerificationError: ``rollback``; it is an older copy.
+            TransportError: ``custody_unavailable``.
         """
         path = folder / STATE_FILE
         sealed = read_private(path, most=MAX_STATE_BYTES)
         if sealed is None:
             return cls._create(folder, custody, State(audience=audience, device_id=device_id))
-        state = decode_state(custody.unseal(sealed, purpose=_PURPOSE))
+        content = custody.unseal(sealed, purpose=_PURPOSE)
+        generation = int.from_bytes(content[:_GENERATION_BYTES], "big")
+        state = decode_state(content[_GENERATION_BYTES:])
         if (state.audience, state.device_id) != (audience, device_id):
             raise Conflict(
                 f"{path}: expected the state of device {device_id} in {audience}, "
@@ -122,8 +141,10 @@ class StateFile:
             raise StorageError(
                 f"{folder}: the device key is missing beside {STATE_FILE}", code="state_damaged"
             )
+        opened = cls(folder=folder, custody=custody, state=state)
+        opened._accept(generation)
         custody.commit()
-        return cls(folder=folder, custody=custody, state=state)
+        return opened
 
     @classmethod
     def _create(cls, folder: Path, custody: Custody, state: State) -> Self:
@@ -144,10 +165,49 @@ class StateFile:
         return self._state
 
     def save(self, state: State) -> None:
-        """Replace the state on disk and then in memory.
+        """Replace the state on disk, count it, and then replace it in memory.
 
         Raises:
             StorageError: The disk refused; the old state stays.
+            TransportError: ``custody_unavailable``; it could not be counted, and the old state stays.
+            VerificationError: ``rollback``; the counter is gone.
         """
-        write_atomically(self._path, self._custody.seal(encode_state(state), purpose=_PURPOSE))
+        if not self._settled:
+            self._settle()
+        self._settled = False
+        self._write(state)
         self._state = state
+        self._settled = True
+
+    def _accept(self, generation: int) -> None:
+        """Check a state's generation against the counter, and leave no other state acceptable."""
+        counter = self._custody.counter
+        self._generation = generation
+        if counter is not None:
+            counted = counter.read()
+            if generation not in {counted, counted + 1}:
+                raise VerificationError(
+                    f"{self._path}: expected generation {counted} or {counted + 1} of the counter, "
+                    f"found {generation}: it is not the newest state of this device",
+                    code="rollback",
+                    hint="put the newest state folder back, or start with an empty one and enrol again",
+                )
+            self._settle()
+
+    def _settle(self) -> None:
+        """Write the state in memory until whatever an interrupted save left behind can never be accepted."""
+        counter = self._custody.counter
+        if counter is not None:
+            self._generation = counter.read()
+            self._write(self._state)
+            self._write(self._state)
+        self._settled = True
+
+    def _write(self, state: State) -> None:
+        """Write a state as the next generation, and count it."""
+        generation = self._generation + 1
+        content = generation.to_bytes(_GENERATION_BYTES, "big") + encode_state(state)
+        write_atomically(self._path, self._custody.seal(content, purpose=_PURPOSE))
+        if self._custody.counter is not None:
+            self._custody.counter.increment()
+        self._generation = generation

@@ -31,7 +31,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from cpk_tool.signing_keys.pkcs11_uri import Pkcs11Uri
+    from shared.pkcs11_uri import Pkcs11Uri
     from shared.types import Secret
 
 MODULE_VARIABLE = "CPK_PKCS11_MODULE"

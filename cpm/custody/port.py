@@ -21,11 +21,45 @@ class DeviceKeyType(enum.Enum):
     X25519 = "x25519"
 
 
+class MonotonicCounter(Protocol):
+    """A number that only ever rises, whatever becomes of the disk: what tells an old copy from the newest.
+
+    Nobody but the CPM can raise it without being noticed, and nobody can lower it.
+    """
+
+    def read(self) -> int:
+        """Return the number.
+
+        Raises:
+            VerificationError: ``rollback``; the counter is gone, or is not the one that was made.
+            TransportError: ``custody_unavailable``.
+        """
+        ...
+
+    def increment(self) -> None:
+        """Add one. After an error it may have been added or not.
+
+        Raises:
+            VerificationError: As for :meth:`read`.
+            TransportError: As for :meth:`read`.
+        """
+        ...
+
+
 class Custody(Protocol):
     """The device key, which opens wrapped class keys, and the storage root, which seals the CPM's own state.
 
     Both are made at the first start and stay the same from then on. Calls may come from several threads.
     """
+
+    @property
+    def counter(self) -> MonotonicCounter | None:
+        """What the state's generations are counted with; None where nothing can count."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the hardware. Nothing else is called afterwards; closing again does nothing."""
+        ...
 
     @property
     def public_key(self) -> PublicKey:
@@ -43,7 +77,7 @@ class Custody(Protocol):
         ...
 
     def commit(self) -> None:
-        """Make a fresh device key last.
+        """Make a fresh device key last; one that was never committed may be another at the next start.
 
         Called once the state that belongs to it is on disk, so that a device key that lasts always has its
         state: a folder that lost it is damaged, and never mistaken for a new one. Does nothing if not fresh.
@@ -57,7 +91,8 @@ class Custody(Protocol):
         """Open a class key that was wrapped for the device key.
 
         Raises:
-            VerificationError: ``unwrap_failed``, whatever the reason.
+            VerificationError: ``unwrap_failed``, whatever is wrong with ``wrapped``.
+            TransportError: ``custody_unavailable``; the hardware did not answer, whatever ``wrapped`` is.
         """
         ...
 

@@ -1,12 +1,12 @@
 """Software custody: device key and storage root in files of the state folder.
 
 It protects against the network and whoever runs the cloud. It does not protect against root on the device,
-nor against a thief of the disk: there the TPM back end belongs.
+nor against a thief of the disk, nor against an old copy of the folder: there the TPM back end belongs.
 
 ============== ==================================================================
 file           content
 ============== ==================================================================
-storage.root   32 random bytes; storage keys are derived from it (HKDF-SHA256)
+storage.root   32 random bytes (:mod:`cpm.custody.storage_root`)
 device.key     PEM, PKCS #8, not encrypted; written last (see ``Custody.commit``)
 ============== ==================================================================
 """
@@ -16,11 +16,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -30,9 +27,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from cpm.custody.port import DeviceKeyType
+from cpm.custody.storage_root import ROOT_BYTES, StorageRoot, damaged
 from cpm.files import read_private, write_atomically
 from shared.certificates import PublicKey, load_public_key
-from shared.errors import FormatError, StorageError
+from shared.errors import FormatError
 from shared.keys.unwrapping import PrivateKey, unwrap_key
 from shared.keys.wrapping import WrapContext, algorithms_for
 from shared.types import Secret, WrapAlgorithm
@@ -43,17 +41,14 @@ if TYPE_CHECKING:
 DEVICE_KEY_FILE: Final = "device.key"
 STORAGE_ROOT_FILE: Final = "storage.root"
 
-_ROOT_BYTES = 32
-_NONCE_BYTES = 12
 _MAX_KEY_FILE = 16 * 1024
-_STORAGE_LABEL = b"CPM-STORAGE-v1\0"
 _RSA_BITS = {DeviceKeyType.RSA2048: 2048, DeviceKeyType.RSA3072: 3072, DeviceKeyType.RSA4096: 4096}
 
 
 class SoftwareCustody:
     """A :class:`cpm.custody.port.Custody` in files; see the module. Make one with :meth:`open`."""
 
-    def __init__(self, *, folder: Path, root: Secret, device_key: PrivateKey, fresh: bool) -> None:
+    def __init__(self, *, folder: Path, root: StorageRoot, device_key: PrivateKey, fresh: bool) -> None:
         self._path = folder / DEVICE_KEY_FILE
         self._root = root
         self._device_key = device_key
@@ -73,20 +68,20 @@ class SoftwareCustody:
             StorageError: ``state_damaged`` or ``state_exposed``; nothing was changed.
         """
         encoded = read_private(folder / DEVICE_KEY_FILE, most=_MAX_KEY_FILE)
-        root = read_private(folder / STORAGE_ROOT_FILE, most=_ROOT_BYTES)
+        root = read_private(folder / STORAGE_ROOT_FILE, most=ROOT_BYTES)
         if encoded is not None and root is None:
-            raise _damaged(f"{folder / STORAGE_ROOT_FILE} is missing beside {DEVICE_KEY_FILE}")
-        if root is not None and len(root) != _ROOT_BYTES:
-            raise _damaged(f"{folder / STORAGE_ROOT_FILE}: expected {_ROOT_BYTES} bytes, found {len(root)}")
+            raise damaged(f"{folder / STORAGE_ROOT_FILE} is missing beside {DEVICE_KEY_FILE}")
+        if root is not None and len(root) != ROOT_BYTES:
+            raise damaged(f"{folder / STORAGE_ROOT_FILE}: expected {ROOT_BYTES} bytes, found {len(root)}")
         fresh = encoded is None
         device_key = _generate(key_type) if encoded is None else _load(encoded, folder / DEVICE_KEY_FILE)
         if root is None:
-            root = os.urandom(_ROOT_BYTES)
+            root = os.urandom(ROOT_BYTES)
             write_atomically(folder / STORAGE_ROOT_FILE, root)
         try:
-            return cls(folder=folder, root=Secret(root), device_key=device_key, fresh=fresh)
+            return cls(folder=folder, root=StorageRoot(Secret(root)), device_key=device_key, fresh=fresh)
         except FormatError as error:
-            raise _damaged(str(error)) from error
+            raise damaged(str(error)) from error
 
     @property
     def public_key(self) -> PublicKey:
@@ -115,25 +110,20 @@ class SoftwareCustody:
         return unwrap_key(wrapped, self._device_key, algorithm, context=context)
 
     def seal(self, content: bytes, *, purpose: str) -> bytes:
-        """Return nonce ‖ AES-256-GCM ciphertext ‖ tag under a key derived for ``purpose``; see the port.
-
-        Nonces are random: far fewer than 2^32 seals are ever made under one storage root (SP 800-38D, 8.3).
-        """
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._storage_cipher(purpose).encrypt(nonce, content, purpose.encode())
+        """Seal ``content`` under the storage root; see the port."""
+        return self._root.seal(content, purpose=purpose)
 
     def unseal(self, sealed: bytes, *, purpose: str) -> bytes:
         """Return what :meth:`seal` was given; see the port."""
-        nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-        try:
-            return self._storage_cipher(purpose).decrypt(nonce, ciphertext, purpose.encode())
-        except (InvalidTag, ValueError) as error:
-            raise _damaged(f"the sealed {purpose} was changed, or is another device's") from error
+        return self._root.unseal(sealed, purpose=purpose)
 
-    def _storage_cipher(self, purpose: str) -> AESGCM:
-        info = _STORAGE_LABEL + purpose.encode()
-        key = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(self._root.reveal())
-        return AESGCM(key)
+    @property
+    def counter(self) -> None:
+        """A folder of files cannot count what a copy of it does not undo."""
+        return
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 def _generate(key_type: DeviceKeyType) -> PrivateKey:
@@ -150,15 +140,7 @@ def _load(encoded: bytes, path: Path) -> PrivateKey:
     try:
         key = load_pem_private_key(encoded, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise _damaged(f"{path}: expected a PEM private key") from error
+        raise damaged(f"{path}: expected a PEM private key") from error
     if not isinstance(key, PrivateKey):
-        raise _damaged(f"{path}: expected an RSA, P-256 or X25519 private key")
+        raise damaged(f"{path}: expected an RSA, P-256 or X25519 private key")
     return key
-
-
-def _damaged(message: str) -> StorageError:
-    return StorageError(
-        message,
-        code="state_damaged",
-        hint="restore the whole state folder, or start with an empty one and enrol the device again",
-    )

@@ -19,9 +19,9 @@ from cpk_tool.passphrase import PassphraseSource
 from cpk_tool.signing_keys.key_vault import VaultSigningKey
 from cpk_tool.signing_keys.pem import PemSigningKey
 from cpk_tool.signing_keys.pkcs11_token import TokenSigningKey
-from cpk_tool.signing_keys.pkcs11_uri import Pkcs11Uri
 from shared.cpk.signing import Role, SignatureScheme, verify
 from shared.errors import EdbError, FormatError, KeyUnavailable, NotFound, TransportError
+from shared.pkcs11_uri import Pkcs11Uri
 from shared.types import Secret
 
 PRIVATE_KEYS = {
@@ -81,7 +81,7 @@ def token(tmp_path_factory, pem_places):
 
 
 def open_token_key(token, label, *, pin=PIN):
-    uri = Pkcs11Uri.parse(token.uri(label))
+    uri = Pkcs11Uri.parse(token.uri(label), where="--sign-key")
     return TokenSigningKey(uri, module=token.module, pin=lambda: Secret(pin.encode()))
 
 
@@ -260,7 +260,7 @@ def test_a_token_refuses_a_wrong_pin(token):
 
 
 def test_a_key_may_be_named_by_its_id(token):
-    uri = Pkcs11Uri.parse(f"pkcs11:token={token.LABEL};id=%02?module-path={token.module}")
+    uri = Pkcs11Uri.parse(f"pkcs11:token={token.LABEL};id=%02?module-path={token.module}", where="--sign-key")
 
     key = TokenSigningKey(uri, module=None, pin=lambda: Secret(PIN.encode()))
 
@@ -273,7 +273,9 @@ def test_a_token_or_key_that_is_not_there_is_not_found(token):
         open_token_key(token, "none")
     with pytest.raises(NotFound, match="no token fits"):
         TokenSigningKey(
-            Pkcs11Uri.parse("pkcs11:token=none;object=p256"), module=token.module, pin=lambda: Secret(b"")
+            Pkcs11Uri.parse("pkcs11:token=none;object=p256", where="--sign-key"),
+            module=token.module,
+            pin=lambda: Secret(b""),
         )
 
 
@@ -312,7 +314,7 @@ def test_a_scheme_that_the_token_does_not_have_is_told(token):
 
 def test_without_a_library_it_says_how_to_name_one(monkeypatch):
     monkeypatch.delenv("CPK_PKCS11_MODULE", raising=False)
-    uri = Pkcs11Uri.parse("pkcs11:object=x")
+    uri = Pkcs11Uri.parse("pkcs11:object=x", where="--sign-key")
 
     with pytest.raises(NotFound, match="expected the path of the token's PKCS#11 library") as caught:
         TokenSigningKey(uri, module=None, pin=lambda: Secret(b""))

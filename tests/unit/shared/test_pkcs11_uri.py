@@ -1,15 +1,18 @@
 """PKCS#11 URIs: what is read, and that no PIN stands in one."""
 
+import re
+
 import pytest
 
-from cpk_tool.output import UsageError
-from cpk_tool.signing_keys.pkcs11_uri import Pkcs11Uri
+from shared.errors import FormatError
+from shared.pkcs11_uri import Pkcs11Uri
 
 
 def test_a_uri_names_token_key_library_and_pin_file():
     uri = Pkcs11Uri.parse(
         "pkcs11:token=My%20token;serial=12ab;slot-id=3;object=sign%3B1;id=%01%ff;type=private"
-        "?module-path=/usr/lib/p11.so&pin-source=file:/run/pin"
+        "?module-path=/usr/lib/p11.so&pin-source=file:/run/pin",
+        where="--key",
     )
 
     assert uri == Pkcs11Uri(
@@ -24,8 +27,8 @@ def test_a_uri_names_token_key_library_and_pin_file():
 
 
 def test_a_label_or_an_id_is_enough():
-    assert Pkcs11Uri.parse("pkcs11:object=a").label == "a"
-    assert Pkcs11Uri.parse("pkcs11:id=%02").key_id == b"\x02"
+    assert Pkcs11Uri.parse("pkcs11:object=a", where="--key").label == "a"
+    assert Pkcs11Uri.parse("pkcs11:id=%02", where="--key").key_id == b"\x02"
 
 
 @pytest.mark.parametrize(
@@ -45,12 +48,12 @@ def test_a_label_or_an_id_is_enough():
     ],
 )
 def test_what_names_no_key_is_told_as_such(text, message):
-    with pytest.raises(UsageError, match=message):
-        Pkcs11Uri.parse(text)
+    with pytest.raises(FormatError, match=f"^--key: .*{re.escape(message)}"):
+        Pkcs11Uri.parse(text, where="--key")
 
 
 @pytest.mark.parametrize("text", ["pkcs11:object=o?pin-value=8642", "pkcs11:object=o;pin-value=8642"])
 def test_a_pin_on_the_command_line_is_refused_and_not_repeated(text):
-    with pytest.raises(UsageError, match="expected no PIN on the command line") as caught:
-        Pkcs11Uri.parse(text)
+    with pytest.raises(FormatError, match="expected no PIN on the command line") as caught:
+        Pkcs11Uri.parse(text, where="--key")
     assert "8642" not in str(caught.value)

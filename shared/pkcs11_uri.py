@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_to_bytes
 
-from cpk_tool.output import UsageError
+from shared.errors import FormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,26 +40,30 @@ class Pkcs11Uri:
     pin_file: str | None
 
     @classmethod
-    def parse(cls, text: str) -> Pkcs11Uri:
+    def parse(cls, text: str, *, where: str) -> Pkcs11Uri:
         """Read a URI.
 
+        Args:
+            text: The URI.
+            where: What it was given as, for messages.
+
         Raises:
-            UsageError: It is none, names no key, or holds the PIN itself.
+            FormatError: It is none, names no key, or holds the PIN itself; the PIN is not repeated.
         """
         if not text.startswith("pkcs11:"):
-            raise _wrong("expected pkcs11:token=LABEL;object=LABEL")
+            raise _wrong(where, "expected pkcs11:token=LABEL;object=LABEL")
         path, _, query = text.removeprefix("pkcs11:").partition("?")
         given = {
-            **_attributes(path, ";", _PATH_ATTRIBUTES),
-            **_attributes(query, "&", _QUERY_ATTRIBUTES),
+            **_attributes(path, ";", _PATH_ATTRIBUTES, where=where),
+            **_attributes(query, "&", _QUERY_ATTRIBUTES, where=where),
         }
         if not given.keys() & {"object", "id"}:
-            raise _wrong("expected pkcs11:token=LABEL;object=LABEL")
+            raise _wrong(where, "expected pkcs11:token=LABEL;object=LABEL")
         if unquote(given.get("type", "private")) != "private":
-            raise _wrong("type: expected private")
+            raise _wrong(where, "type: expected private")
         slot = given.get("slot-id")
         if slot is not None and not (slot.isascii() and slot.isdigit()):
-            raise _wrong("slot-id: expected a number")
+            raise _wrong(where, "slot-id: expected a number")
         texts = {name: unquote(value) for name, value in given.items()}
         return cls(
             token=texts.get("token"),
@@ -72,21 +76,21 @@ class Pkcs11Uri:
         )
 
 
-def _attributes(text: str, separator: str, known: frozenset[str]) -> Mapping[str, str]:
+def _attributes(text: str, separator: str, known: frozenset[str], *, where: str) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for part in text.split(separator) if text else ():
         name, equals, value = part.partition("=")
         if name == "pin-value":
-            raise UsageError(
-                "--sign-key: pin-value: expected no PIN on the command line, where every process can see it",
-                hint="use --pin-file, --pin-fd, pin-source=file:/PATH, or a terminal",
+            raise FormatError(
+                f"{where}: pin-value: expected no PIN on the command line, where every process can see it",
+                hint="let pin-source=file:/PATH name a file that holds it",
             )
         if name not in known or not equals or name in found or _ESCAPE.search(value):
             expected = ", ".join(sorted(known))
-            raise _wrong(f"{name[:64]!r}: expected each of {expected} at most once, with a value")
+            raise _wrong(where, f"{name[:64]!r}: expected each of {expected} at most once, with a value")
         found[name] = value
     return found
 
 
-def _wrong(message: str) -> UsageError:
-    return UsageError(f"--sign-key: {message}; see RFC 7512 for PKCS#11 URIs")
+def _wrong(where: str, message: str) -> FormatError:
+    return FormatError(f"{where}: {message}; see RFC 7512 for PKCS#11 URIs")
