@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GIGA = 1e9
 BLOCK = 1 << 20
-_PROBE = 192 << 20  # bytes: a tenth of a second
+_PROBE = 192 << 20  # bytes at most: a tenth of a second
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -109,6 +109,10 @@ def rates(runs: Iterable[Run]) -> Spread:
     return Spread.of([run.rate for run in runs])
 
 
+def cpu_per_gigabyte(runs: Iterable[Run]) -> Spread:
+    return Spread.of([run.cpu / (run.wall * run.rate) for run in runs])
+
+
 def over(these: Sequence[Run], those: Sequence[Run]) -> Spread:
     """Return how many times faster these runs are, round by round."""
     return Spread.of([this.rate / that.rate for this, that in zip(these, those, strict=True)])
@@ -132,7 +136,8 @@ def over_limit(runs: Sequence[Run], *, sha: int, gcm: int, cores: int) -> Spread
 
 
 def _measure(contender: Contender) -> Run:
-    gcm, before = probe_gcm(), probe_sha()
+    probe = min(_PROBE, contender.size)
+    gcm, before = probe_gcm(probe), probe_sha(probe)
     machine, own, start = _machine_busy(), _own_cpu(), time.perf_counter()
     contender.run()
     wall = time.perf_counter() - start
@@ -140,10 +145,10 @@ def _measure(contender: Contender) -> Run:
     others = max(0.0, _machine_busy() - machine - cpu) / wall
     contender.after()
     rate = contender.size / wall / GIGA
-    return Run(wall=wall, cpu=cpu, others=others, rate=rate, sha=(before + probe_sha()) / 2, gcm=gcm)
+    return Run(wall=wall, cpu=cpu, others=others, rate=rate, sha=(before + probe_sha(probe)) / 2, gcm=gcm)
 
 
-def probe_sha(size: int = _PROBE) -> float:
+def probe_sha(size: int) -> float:
     """Return SHA-256 alone, over one block again and again, in GB/s."""
     block, digest = bytes(BLOCK), hashlib.sha256()
     start = time.perf_counter()
@@ -152,7 +157,7 @@ def probe_sha(size: int = _PROBE) -> float:
     return size / (time.perf_counter() - start) / GIGA
 
 
-def probe_gcm(size: int = _PROBE) -> float:
+def probe_gcm(size: int) -> float:
     """Return AES-256-GCM alone, as :func:`probe_sha`."""
     block, room = memoryview(bytearray(BLOCK)), memoryview(bytearray(BLOCK + 16))
     encryptor = Cipher(AES(bytes(32)), GCM(bytes(12))).encryptor()

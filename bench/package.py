@@ -1,9 +1,11 @@
 """Measure building, verifying and installing packages beside age, openssl and the machine's own limits.
 
     make bench
-    python bench/package.py --size 1G --rounds 9 --json bench.json --plot docs/performance.png
+    python bench/package.py --json docs/performance/package.json --plot docs/performance/package.png \
+        --markdown docs/performance.md
 
-Everything is measured in one run, in turns. Needs ``age`` and ``openssl`` (apt-get install age openssl),
+Everything is measured in one run, in turns, in some minutes: --size and --rounds take longer and spread less.
+Needs ``age`` and ``openssl`` (apt-get install age openssl),
 about eight times the payload's size of free disk, and for the memory part as much as ``--memory-size`` says.
 
 What "limit" means: the work's SHA-256 streams and AES-GCM passes at the rates they have alone, directly
@@ -27,8 +29,9 @@ from typing import TYPE_CHECKING
 import cryptography
 from contenders import Workshop, all_contenders, tool
 from cryptography.hazmat.backends.openssl import backend
-from measuring import Contender, Run, Spread, measure_rounds, over, over_limit, rates
+from measuring import Contender, Run, Spread, cpu_per_gigabyte, measure_rounds, over, over_limit, rates
 from memory import IMPORTS, measure_memory, measure_start
+from tables import write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,6 +73,8 @@ def main() -> None:
         from plot import draw  # noqa: PLC0415 - matplotlib is slow to import and only needed here
 
         draw(document, options.plot)
+    if options.markdown is not None:
+        write(options.markdown, document)
 
 
 def _parse() -> argparse.Namespace:
@@ -77,13 +82,14 @@ def _parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--size", type=_bytes, default=1 << 30, help="payload, as 512M or 1G; by default 1G")
-    add("--rounds", type=int, default=9, help="by default 9")
+    add("--size", type=_bytes, default=512 << 20, help="payload, as 256M or 1G; by default 512M")
+    add("--rounds", type=int, default=7, help="by default 7")
     add("--memory-size", type=_bytes, default=8 << 30, help="payload for the memory part; by default 8G")
-    add("--memory-rounds", type=int, default=3, help="by default 3")
+    add("--memory-rounds", type=int, default=1, help="by default 1")
     add("--folder", type=Path, help="where to work; by default the temporary folder")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     add("--plot", type=Path, metavar="FILE", help="draw them here, PNG")
+    add("--markdown", type=Path, metavar="FILE", help="fill the tables of this document")
     return parser.parse_args()
 
 
@@ -126,7 +132,7 @@ def _print(
     print(f"{'':28} {'GB/s':18} {'CPU s/GB':18} {'others, cores':18}")
     for contender in contenders:
         own = runs[contender.name]
-        cpu = Spread.of([run.cpu / (run.wall * run.rate) for run in own])
+        cpu = cpu_per_gigabyte(own)
         others = Spread.of([run.others for run in own])
         print(f"{contender.what:28} {rates(own)!s:18} {cpu!s:18} {others!s:18}")
     print()
@@ -153,7 +159,7 @@ def _document(
             contender.name: {
                 "what": contender.what,
                 "gigabytes_per_second": rates(runs[contender.name]).document(),
-                "cpu_seconds": Spread.of([run.cpu for run in runs[contender.name]]).document(),
+                "cpu_seconds_per_gigabyte": cpu_per_gigabyte(runs[contender.name]).document(),
                 "wall_seconds": Spread.of([run.wall for run in runs[contender.name]]).document(),
                 "other_cores": Spread.of([run.others for run in runs[contender.name]]).document(),
             }

@@ -81,7 +81,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         SettingsError: The file cannot be parsed as TOML at all.
         OSError: The file cannot be read.
-        SystemExit: The usage is wrong (2), or help was asked for (0).
+        UsageError: The command line is wrong; the usage has been printed.
+        SystemExit: Help was asked for (0).
     """
     chosen = [arguments[0]] if arguments and arguments[0] in COMMANDS else []
     parser, commands = _declare(chosen)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tenacity import RetryCallState, Retrying, wait_random_exponential
+import random
+
+_random = random.SystemRandom()
+_MOST_DOUBLINGS = 32
 
 
 class Backoff:
@@ -14,15 +17,15 @@ class Backoff:
     """
 
     def __init__(self, *, first: float, longest: float) -> None:
-        self._wait = wait_random_exponential(multiplier=first, min=first, max=longest)
-        self._state = RetryCallState(Retrying(), None, (), {})
-        self._state.attempt_number = 0
+        self._first, self._longest = first, longest
+        self._failures = 0
 
     def after_failure(self) -> float:
         """Return the seconds to wait after one more failure."""
-        self._state.attempt_number += 1
-        return self._wait(self._state)
+        bound = min(self._longest, self._first * 2**self._failures)
+        self._failures = min(self._failures + 1, _MOST_DOUBLINGS)
+        return _random.uniform(self._first, bound)
 
     def reset(self) -> None:
         """Start again from ``first``."""
-        self._state.attempt_number = 0
+        self._failures = 0

@@ -6,7 +6,7 @@ A file that is missing, unreadable or malformed leaves the last good certificate
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -17,6 +17,8 @@ from shared.twin.sections import MAX_PARTS, PART_LENGTH
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cryptography import x509
 
 MAX_TWIN_BYTES = PART_LENGTH * MAX_PARTS * 3 // 4
 """Longest chain that a twin can carry, in bytes of DER: base64 of it in parts."""
@@ -31,10 +33,22 @@ class DeviceCertificate:
     Args:
         der: The certificates' DER one behind the other, leaf first.
         leaf_spki: The leaf's key, DER SubjectPublicKeyInfo.
+        chain: The certificates, leaf first.
     """
 
     der: bytes
     leaf_spki: bytes
+    chain: tuple[x509.Certificate, ...] = field(repr=False)
+
+    @property
+    def not_before(self) -> float:
+        """When the leaf's validity begins, in Unix seconds."""
+        return self.chain[0].not_valid_before_utc.timestamp()
+
+    @property
+    def not_after(self) -> float:
+        """When it ends."""
+        return self.chain[0].not_valid_after_utc.timestamp()
 
 
 class CertificateFile:
@@ -49,6 +63,11 @@ class CertificateFile:
         self._seen: tuple[int, int, int] | None = None
         self._missing_told = False
         self.current: DeviceCertificate | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """Where it is."""
+        return self._path
 
     def refresh(self) -> None:
         """Read the file if it is not the one that was read last; tell of a fault once."""
@@ -83,4 +102,4 @@ def parse_certificate(data: bytes, *, where: str) -> DeviceCertificate:
     der = b"".join(certificate.public_bytes(Encoding.DER) for certificate in chain)
     if len(der) > MAX_TWIN_BYTES:
         raise FormatError(f"{where}: expected at most {MAX_TWIN_BYTES} bytes of DER, found {len(der)}")
-    return DeviceCertificate(der=der, leaf_spki=leaf_public_key(chain[0]))
+    return DeviceCertificate(der=der, leaf_spki=leaf_public_key(chain[0]), chain=chain)

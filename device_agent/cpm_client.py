@@ -23,9 +23,13 @@ from shared.wire.cpm_contract import CONTRACT, CpmOperation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 CALL_SECONDS = 30.0
 """Longest wait for one answer; a release of a hundred RSA-4096 keys takes about one second."""
+
+INSTALL_SECONDS = 3600.0
+"""Longest wait for a package to be verified and stored; gigabytes take minutes on a small device."""
 
 _Value = TypeVar("_Value")
 
@@ -47,10 +51,10 @@ class DeviceKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldKey:
-    """The newest version of a class key that the CPM holds, with its key check value."""
+    """The newest version of a class key that the CPM holds, with its key check value if the CPM tells it."""
 
     version: int
-    kcv: bytes
+    kcv: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,10 @@ class CpmClient(Protocol):
     and what the CPM refuses as the branch of the error tree that it belongs to, with the CPM's code.
     """
 
+    @property
+    def judges_releases(self) -> bool:
+        """Whether the CPM itself verifies releases; if not, this client does, outside of any protection."""
+
     def identify(self) -> DeviceKey:
         """Ping the CPM, which wakes one that starts lazily, and return its device key."""
 
@@ -107,6 +115,9 @@ class CpmClient(Protocol):
 
     def install_application_key(self, name: KeyName, wrapped: bytes) -> None:
         """Hand over one key of version 1 of the protocol. Overwrites the key of that name."""
+
+    def install_package(self, package: Path) -> None:
+        """Hand over a package; it is installed when this returns, and otherwise nothing is."""
 
 
 class SocketCpmClient:
@@ -120,6 +131,11 @@ class SocketCpmClient:
     def __init__(self, path: str, *, timeout: float = CALL_SECONDS) -> None:
         self._path = path
         self._timeout = timeout
+
+    @property
+    def judges_releases(self) -> bool:
+        """See :attr:`CpmClient.judges_releases`."""
+        return True
 
     def _call(
         self, operation: CpmOperation, arguments: Mapping[str, object] | None = None
@@ -155,6 +171,18 @@ class SocketCpmClient:
     def install_application_key(self, name: KeyName, wrapped: bytes) -> None:
         """See :meth:`CpmClient.install_application_key`."""
         self._call(CpmOperation.INSTALL_APPLICATION_KEY, {"application_id": name, "wrapped_key": wrapped})
+
+    def install_package(self, package: Path) -> None:
+        """See :meth:`CpmClient.install_package`.
+
+        Raises:
+            FormatError: The file cannot be read.
+        """
+        try:
+            with package.open("rb") as file, connect(self._path, timeout=INSTALL_SECONDS) as cpm:
+                cpm.call(CpmOperation.INSTALL.value, fds=[file.fileno()])
+        except OSError as error:
+            raise FormatError(f"{package}: cannot be read: {error.strerror}") from error
 
 
 def parse_device_key(reply: Mapping[str, object]) -> DeviceKey:

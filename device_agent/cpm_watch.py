@@ -9,9 +9,9 @@ from device_agent.backoff import Backoff
 from shared.errors import EdbError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from device_agent.cpm_client import CpmClient, CpmStatus, DeviceKey
+    from device_agent.device_clock import Clock
+    from device_agent.health import Tally
 
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 300.0
@@ -24,6 +24,7 @@ class CpmWatch:
 
     Args:
         cpm: The package manager.
+        tally: What happens is counted there.
         clock: Monotonic seconds.
 
     Attributes:
@@ -33,8 +34,8 @@ class CpmWatch:
         due: When it may be asked again.
     """
 
-    def __init__(self, cpm: CpmClient, clock: Callable[[], float]) -> None:
-        self._cpm = cpm
+    def __init__(self, cpm: CpmClient, tally: Tally, clock: Clock) -> None:
+        self._cpm, self._tally = cpm, tally
         self._clock = clock
         self._backoff = Backoff(first=FIRST_WAIT_SECONDS, longest=LONGEST_WAIT_SECONDS)
         self._told = False
@@ -89,6 +90,7 @@ class CpmWatch:
         if not self._told:
             _log.warning("cpm_unavailable", extra={"code": error.code, "reason": str(error)})
             self._told = True
+        self._tally.failed(error.code, str(error))
         self.wait()
 
     def wait(self) -> None:
@@ -102,3 +104,4 @@ class CpmWatch:
     def _lose(self) -> None:
         if self.known:
             self.known, self._gone_at = False, self._clock()
+            self._tally.cpm_losses += 1

@@ -23,6 +23,7 @@ class Action(enum.Enum):
     READ_TWIN = "read the whole twin"
     APPLY = "hand the desired keys to the cpm"
     REPORT = "send what the twin does not say yet"
+    RENEW = "have the device certificate renewed"
     POLL = "look at the certificate file and the cpm's status"
 
 
@@ -38,6 +39,7 @@ class Situation:
         twin_fresh: The twin was read on this connection, and no patch was missed since.
         desired_open: A desired set is known that the CPM has not had yet.
         report_open: The twin does not say what it should.
+        renewal_due: The certificate is old, or not the device key's, and its renewal may be tried.
         poll_due: The CPM and the certificate have not been looked at for a while.
     """
 
@@ -48,6 +50,7 @@ class Situation:
     twin_fresh: bool
     desired_open: bool
     report_open: bool
+    renewal_due: bool
     poll_due: bool
 
 
@@ -57,6 +60,7 @@ RULES: tuple[tuple[Action, Callable[[Situation], bool]], ...] = (
     (Action.READ_TWIN, lambda now: now.connected and not now.twin_fresh),
     (Action.APPLY, lambda now: now.cpm_known and now.cpm_due and now.desired_open),
     (Action.REPORT, lambda now: now.connected and now.twin_fresh and now.report_open),
+    (Action.RENEW, lambda now: now.cpm_known and now.renewal_due),
     (Action.POLL, lambda now: now.poll_due),
 )
 """The first rule that holds is the next action."""

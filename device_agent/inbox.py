@@ -1,7 +1,8 @@
 """The queue between the SDK's threads and the agent's one thread; bounded, and never blocking its writers.
 
 What does not fit is not lost: the whole queue gives way to one
-:class:`~device_agent.twin_link.LinkChanged`, which makes the agent read the whole twin again.
+:class:`~device_agent.twin_link.LinkChanged`, which makes the agent read the whole twin again. So does a patch
+that is larger than a twin may be.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
+from device_agent.twin_bounds import is_within_bounds
 from device_agent.twin_link import DesiredPatch, Event, LinkChanged
 
 MAX_EVENTS = 64
@@ -29,8 +31,10 @@ class Inbox:
 
     def put(self, event: Event) -> None:
         """Add an event; from any thread, at once."""
+        if isinstance(event, DesiredPatch) and not is_within_bounds(event.document):
+            event = LinkChanged()
         with self._changed:
-            if len(self._events) >= self._limit and isinstance(event, DesiredPatch):
+            if len(self._events) >= self._limit:
                 self._events.clear()
                 event = LinkChanged()
             self._events.append(event)

@@ -1,71 +1,122 @@
 """The agent's settings: from a TOML file and from the environment, ``DEVICE_AGENT_<NAME>``, which goes first.
 
+How to sign in to the hub is the table in :mod:`device_agent.sign_in`. Everything else:
+
 ==========================  =====================================================  =======================
 name                        meaning                                                default
 ==========================  =====================================================  =======================
-``connection_string``       of the device or module; a secret                      none: IoT Edge's module
-``connection_string_file``  a file that holds it, readable by the agent alone      none
 ``ca_file``                 PEM roots to trust for the hub                         the system's
-``certificate_file``        the device certificate, PEM or DER, leaf first         none
+``certificate_file``        the device certificate, PEM or DER, leaf first         with a renewal command
+                                                                                   ``device.pem`` in
+                                                                                   ``state_dir``, else none
+``device_roots_file``       PEM roots that ``check`` holds the certificate to      none
+``renewal_command``         program and arguments that print a new certificate     none
+``renewal_fraction``        of its lifetime after which it is renewed              0.66
 ``cpm_socket``              the CPM's Unix socket                                  ``/run/cpm/cpm.sock``
+``cpm_tool``                the reference ``cpk-tool``, in place of the socket     none
+``audience``                with ``cpm_tool``: what a release must say             none
+``release_keys_file``       with ``cpm_tool``: PEM, who may sign releases          none
 ``state_dir``               the agent's own folder                                 ``/var/lib/device-agent``
+``health_file``             JSON of how it is doing                                none
+``metrics_port``            TCP port for Prometheus; 0 takes a free one            none
+``metrics_address``         where that port listens                                ``127.0.0.1``
 ``log_level``               ``DEBUG INFO WARNING ERROR``                           ``INFO``
 ==========================  =====================================================  =======================
 
 An unknown name, in the file or behind the prefix, is an error. All problems are told together, and no message
-shows a connection string.
+shows a secret.
 """
 
 from __future__ import annotations
 
-import logging
-import stat
-import tomllib
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from device_agent import sign_in
+from device_agent.setting_values import PREFIX, read_text, read_values
 from shared.certificates import MAX_TRUST_BYTES, TrustStore
 from shared.errors import FormatError, SettingsError
-from shared.types import DeviceId, Secret, parse_device_id
+from shared.strict_json import loads
+from shared.types import Audience, DeviceId, parse_audience
 from shared.wire.cpm_channel import DEFAULT_SOCKET, SOCKET_VARIABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping
 
-PREFIX = "DEVICE_AGENT_"
-"""What the names of the agent's environment variables begin with."""
+    from device_agent.sign_in import SignIn
 
-EDGE_VARIABLES = (
-    "IOTEDGE_WORKLOADURI",
-    "IOTEDGE_IOTHUBHOSTNAME",
-    "IOTEDGE_GATEWAYHOSTNAME",
-    "IOTEDGE_DEVICEID",
-    "IOTEDGE_MODULEID",
-    "IOTEDGE_MODULEGENERATIONID",
-    "IOTEDGE_APIVERSION",
-)
-"""What IoT Edge gives a module; the first one alone says that the agent is one."""
+__all__ = ["NAMES", "PREFIX", "Settings", "load_settings"]
 
-NAMES = frozenset(
-    {
-        "connection_string",
-        "connection_string_file",
-        "ca_file",
-        "certificate_file",
-        "cpm_socket",
-        "state_dir",
-        "log_level",
-    }
-)
+NAMES = sign_in.NAMES | {
+    "ca_file",
+    "certificate_file",
+    "device_roots_file",
+    "renewal_command",
+    "renewal_fraction",
+    "cpm_socket",
+    "cpm_tool",
+    "audience",
+    "release_keys_file",
+    "state_dir",
+    "health_file",
+    "metrics_port",
+    "metrics_address",
+    "log_level",
+}
 """Every setting."""
 
+_SECRETS = frozenset({"connection_string"})
 _DEFAULT_STATE_DIR = "/var/lib/device-agent"
+_DEFAULT_FRACTION = 0.66
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_MAX_CONFIG_BYTES = 64 * 1024
-_MAX_SECRET_BYTES = 4096
+_MAX_ARGUMENTS = 64
+_MAX_RELEASE_KEYS = 8
+_MAX_PORT = 65535
+_PEM_END = "-----END PUBLIC KEY-----"
 
-_log = logging.getLogger("device_agent")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renewal:
+    """How a device certificate is renewed.
+
+    Args:
+        command: Program and arguments.
+        fraction: Of a certificate's lifetime after which it is renewed.
+    """
+
+    command: tuple[str, ...]
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceTool:
+    """The reference ``cpk-tool``, and what releases are judged by in its CPM's place.
+
+    Args:
+        path: The executable.
+        audience: The deployment.
+        release_keys: Who may sign releases.
+    """
+
+    path: Path
+    audience: Audience
+    release_keys: tuple[ec.EllipticCurvePublicKey, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """Where Prometheus may ask."""
+
+    address: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,26 +124,39 @@ class Settings:
     """The agent's settings, checked.
 
     Args:
-        device_id: The device, or ``device/module``.
-        connection_string: None for a module that IoT Edge signs in.
+        sign_in: How it signs in to its hub.
         ca_pem: PEM roots to trust for the hub; None trusts the system's.
         certificate_file: The device certificate; need not be there yet.
+        device_roots: Roots of device certificates, for ``check``.
+        renewal: None leaves renewing to others.
         cpm_socket: The CPM's Unix socket.
+        reference_tool: In its place; None for a CPM with a socket.
         state_dir: The agent's own folder.
+        health_file: None writes none.
+        metrics: None opens no port.
         log_level: As :mod:`logging` names it.
     """
 
-    device_id: DeviceId
-    connection_string: Secret | None
+    sign_in: SignIn
     ca_pem: str | None
     certificate_file: Path | None
+    device_roots: TrustStore | None
+    renewal: Renewal | None
     cpm_socket: str
+    reference_tool: ReferenceTool | None
     state_dir: Path
+    health_file: Path | None
+    metrics: Metrics | None
     log_level: str
+
+    @property
+    def device_id(self) -> DeviceId:
+        """The device, or ``device/module``."""
+        return self.sign_in.device_id
 
 
 def load_settings(config: Path | None, environment: MutableMapping[str, str]) -> Settings:
-    """Read the settings once; the connection string is taken out of ``environment``.
+    """Read the settings once; a connection string is taken out of ``environment``.
 
     Args:
         config: The TOML file, if there is one.
@@ -102,133 +166,126 @@ def load_settings(config: Path | None, environment: MutableMapping[str, str]) ->
         SettingsError: With every problem that was found.
     """
     problems: list[str] = []
-    values = _file_values(config, problems)
-    for variable in [name for name in environment if name.startswith(PREFIX)]:
-        name = variable.removeprefix(PREFIX).lower()
-        if name in NAMES:
-            values[name] = environment[variable]
-        else:
-            problems.append(f"{variable}: no such setting")
-    environment.pop(f"{PREFIX}CONNECTION_STRING", None)
+    values = read_values(config, environment, names=NAMES, secrets=_SECRETS, problems=problems)
     return _checked(values, environment, problems)
 
 
-def _file_values(config: Path | None, problems: list[str]) -> dict[str, str]:
-    if config is None:
-        return {}
-    try:
-        document = tomllib.loads(_read(config, _MAX_CONFIG_BYTES))
-    except FormatError as error:
-        problems.append(str(error))
-        return {}
-    except tomllib.TOMLDecodeError:
-        # Its message may quote the line, and the line may hold the connection string.
-        problems.append(f"{config}: not TOML")
-        return {}
-    problems += [f"{config}: {name[:64]}: no such setting" for name in document if name not in NAMES]
-    problems += [
-        f"{config}: {name}: expected text, found {type(value).__name__}"
-        for name, value in document.items()
-        if name in NAMES and not isinstance(value, str)
-    ]
-    values = {name: value for name, value in document.items() if name in NAMES and isinstance(value, str)}
-    if "connection_string" in values:
-        _warn_if_shared(config)
-    return values
-
-
 def _checked(values: Mapping[str, str], environment: Mapping[str, str], problems: list[str]) -> Settings:
-    connection_string, device_id = _identity(values, environment, problems)
-    level = values.get("log_level", "INFO").upper()
-    if level not in _LEVELS:
-        problems.append(f"log_level: expected one of {' '.join(_LEVELS)}, found {level[:32]!r}")
-    ca_pem = _ca_pem(values.get("ca_file"), problems)
-    if problems or device_id is None:
+    def attempt(parse: Callable[[], _Value]) -> _Value | None:
+        try:
+            return parse()
+        except FormatError as error:
+            problems.append(str(error))
+            return None
+
+    way = attempt(lambda: sign_in.parse_sign_in(values, environment))
+    level = attempt(lambda: _level(values.get("log_level", "INFO")))
+    ca_pem = attempt(lambda: _roots(values, "ca_file"))
+    device_roots = attempt(lambda: _roots(values, "device_roots_file"))
+    renewal = attempt(lambda: _renewal(values))
+    tool = attempt(lambda: _reference_tool(values))
+    metrics = attempt(lambda: _metrics(values))
+    if problems or way is None or level is None:
         raise SettingsError(problems)
-    certificate = values.get("certificate_file")
+    state_dir = Path(values.get("state_dir", _DEFAULT_STATE_DIR))
     return Settings(
-        device_id=device_id,
-        connection_string=connection_string,
+        sign_in=way,
         ca_pem=ca_pem,
-        certificate_file=None if certificate is None else Path(certificate),
+        certificate_file=_path(values, "certificate_file") or (state_dir / "device.pem" if renewal else None),
+        device_roots=None if device_roots is None else TrustStore.from_pem(device_roots.encode(), where=""),
+        renewal=renewal,
         cpm_socket=values.get("cpm_socket") or environment.get(SOCKET_VARIABLE) or DEFAULT_SOCKET,
-        state_dir=Path(values.get("state_dir", _DEFAULT_STATE_DIR)),
+        reference_tool=tool,
+        state_dir=state_dir,
+        health_file=_path(values, "health_file"),
+        metrics=metrics,
         log_level=level,
     )
 
 
-def _identity(
-    values: Mapping[str, str], environment: Mapping[str, str], problems: list[str]
-) -> tuple[Secret | None, DeviceId | None]:
-    text, where = values.get("connection_string"), "connection_string"
-    file = values.get("connection_string_file")
-    if text is not None and file is not None:
-        problems.append("connection_string and connection_string_file: expected one of them, found both")
-        return None, None
-    try:
-        if file is not None:
-            text, where = _read(Path(file), _MAX_SECRET_BYTES).strip(), f"connection_string_file {file}"
-            _warn_if_shared(Path(file))
-        if text is not None:
-            return Secret(text.encode()), device_of(text, where=where)
-        return None, _edge_module(environment)
-    except FormatError as error:
-        problems.append(str(error))
-        return None, None
+def _path(values: Mapping[str, str], name: str) -> Path | None:
+    return Path(values[name]) if name in values else None
 
 
-def device_of(connection_string: str, *, where: str) -> DeviceId:
-    """Return the device, or ``device/module``, of a connection string that signs in with a symmetric key.
-
-    Raises:
-        FormatError: A part is missing; the message names parts and shows no value.
-    """
-    parts = dict(part.split("=", 1) for part in connection_string.split(";") if "=" in part)
-    missing = [name for name in ("HostName", "DeviceId", "SharedAccessKey") if not parts.get(name)]
-    if missing:
-        raise FormatError(f"{where}: expected a device's connection string; {', '.join(missing)} missing")
-    module = parts.get("ModuleId")
-    name = parts["DeviceId"] if module is None else f"{parts['DeviceId']}/{module}"
-    return parse_device_id(name, where=f"{where}: DeviceId")
+def _level(value: str) -> str:
+    if value.upper() not in _LEVELS:
+        raise FormatError(f"log_level: expected one of {' '.join(_LEVELS)}, found {value[:32]!r}")
+    return value.upper()
 
 
-def _edge_module(environment: Mapping[str, str]) -> DeviceId:
-    if EDGE_VARIABLES[0] not in environment:
-        raise FormatError("connection_string or connection_string_file: expected one of them, found none")
-    missing = [name for name in EDGE_VARIABLES if not environment.get(name)]
-    if missing:
-        raise FormatError(f"IoT Edge's environment: {', '.join(missing)} missing")
-    module = f"{environment['IOTEDGE_DEVICEID']}/{environment['IOTEDGE_MODULEID']}"
-    return parse_device_id(module, where="IOTEDGE_DEVICEID/IOTEDGE_MODULEID")
-
-
-def _ca_pem(path: str | None, problems: list[str]) -> str | None:
-    if path is None:
+def _roots(values: Mapping[str, str], name: str) -> str | None:
+    if name not in values:
         return None
-    try:
-        text = _read(Path(path), MAX_TRUST_BYTES)
-        TrustStore.from_pem(text.encode(), where=f"ca_file {path}")
-    except FormatError as error:
-        problems.append(str(error))
-        return None
+    text = read_text(Path(values[name]), limit=MAX_TRUST_BYTES)
+    TrustStore.from_pem(text.encode(), where=f"{name} {values[name]}")
     return text
 
 
-def _read(path: Path, limit: int) -> str:
+def _renewal(values: Mapping[str, str]) -> Renewal | None:
+    if "renewal_command" not in values:
+        return None
+    where = "renewal_command"
+    command = loads(values[where], where=where)
+    if (
+        not isinstance(command, list)
+        or not 1 <= len(command) <= _MAX_ARGUMENTS
+        or not all(isinstance(part, str) for part in command)
+        or not command[0].startswith("/")
+    ):
+        raise FormatError(f"{where}: expected a list of texts, the first one a program's absolute path")
     try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise FormatError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > limit:
-        raise FormatError(f"{path}: expected at most {limit} bytes")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: expected UTF-8 text") from error
+        fraction = float(values.get("renewal_fraction", _DEFAULT_FRACTION))
+    except ValueError:
+        fraction = 0.0
+    if not 0.0 < fraction < 1.0:
+        raise FormatError("renewal_fraction: expected a number between 0 and 1")
+    return Renewal(command=tuple(command), fraction=fraction)
 
 
-def _warn_if_shared(path: Path) -> None:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        _log.warning("secret_readable_by_others", extra={"file": str(path), "mode": f"{mode:04o}"})
+def _reference_tool(values: Mapping[str, str]) -> ReferenceTool | None:
+    only_with_it = ("audience", "release_keys_file")
+    if "cpm_tool" not in values:
+        if odd := [name for name in only_with_it if name in values]:
+            raise FormatError(f"{', '.join(odd)}: only used with cpm_tool; a CPM has its own")
+        return None
+    if missing := [name for name in only_with_it if not values.get(name)]:
+        raise FormatError(f"{', '.join(missing)}: missing, and needed with cpm_tool")
+    if not values["cpm_tool"].startswith("/"):
+        raise FormatError("cpm_tool: expected an absolute path")
+    return ReferenceTool(
+        path=Path(values["cpm_tool"]),
+        audience=parse_audience(values["audience"], where="audience"),
+        release_keys=_release_keys(Path(values["release_keys_file"])),
+    )
+
+
+def _release_keys(path: Path) -> tuple[ec.EllipticCurvePublicKey, ...]:
+    where = f"release_keys_file {path}"
+    blocks = read_text(path, limit=MAX_TRUST_BYTES).split(_PEM_END)
+    keys = []
+    for block in [text for text in blocks if text.strip()]:
+        try:
+            key = load_pem_public_key(f"{block}{_PEM_END}\n".encode())
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise FormatError(f"{where}: expected PEM public keys") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise FormatError(f"{where}: expected EC P-256 keys")
+        keys.append(key)
+    if not 1 <= len(keys) <= _MAX_RELEASE_KEYS:
+        raise FormatError(f"{where}: expected 1 to {_MAX_RELEASE_KEYS} keys, found {len(keys)}")
+    return tuple(keys)
+
+
+def _metrics(values: Mapping[str, str]) -> Metrics | None:
+    if "metrics_port" not in values:
+        if "metrics_address" in values:
+            raise FormatError("metrics_address: only used with metrics_port")
+        return None
+    port, address = values["metrics_port"], values.get("metrics_address", "127.0.0.1")
+    if not port.isascii() or not port.isdigit() or int(port[:6]) > _MAX_PORT:
+        raise FormatError(f"metrics_port: expected 0 to {_MAX_PORT}")
+    try:
+        ipaddress.ip_address(address)
+    except ValueError as error:
+        raise FormatError("metrics_address: expected an IP address") from error
+    return Metrics(address=address, port=int(port))

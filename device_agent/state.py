@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+from device_agent.files import replace_file
 from shared.errors import Conflict, FormatError, StorageError
 from shared.strict_json import loads
 
@@ -102,20 +103,7 @@ class StateFolder:
         """
         fingerprint = None if state.fingerprint is None else state.fingerprint.hex()
         data = json.dumps({"fingerprint": fingerprint, "sequence": state.sequence}).encode()
-        staged = self._path / "agent.json.new"
-        try:
-            with staged.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(self._file)
-            folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise StorageError(f"state folder {self._path}: {error.strerror}") from error
+        replace_file(self._file, data)
 
 
 def _parse(data: bytes) -> AgentState:

@@ -15,12 +15,15 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from device_agent.backoff import Backoff
 from device_agent.cpm_watch import CpmWatch
 from device_agent.decisions import Action, Situation, next_action
+from device_agent.device_clock import is_plausible, wall_clock
 from device_agent.handover import Outcome, failed_keys, hand_over, made_for
+from device_agent.health import COUNTS, Health, Tally
+from device_agent.hub_watch import HubWatch
+from device_agent.renewal import Renewer
 from device_agent.report import IDENTITY, open_patch, wanted_report
-from device_agent.twin_link import UNAUTHORIZED, DesiredPatch, Event, Notify, TwinLink
+from device_agent.twin_link import DesiredPatch, Event, Notify, TwinLink
 from device_agent.twin_view import TwinView
 from shared.encoding import encode_base64
 from shared.errors import FormatError, StorageError, TransportError
@@ -31,17 +34,14 @@ if TYPE_CHECKING:
 
     from device_agent.certificate import CertificateFile
     from device_agent.cpm_client import CpmClient
+    from device_agent.device_clock import Clock
+    from device_agent.settings import Renewal
     from device_agent.state import AgentState, StateFolder
+    from shared.certificates import TrustStore
     from shared.types import KeyName
 
 POLL_SECONDS = 10.0
 """How often the CPM's status and the certificate file are looked at."""
-
-UNAUTHORIZED_SECONDS = 60.0
-"""Wait after the hub refused the device itself; somebody has to act first."""
-
-STABLE_SECONDS = 60.0
-"""Waits start afresh after a connection that stood as long; two agents with one id throw each other out."""
 
 CPM_MISSED_SECONDS = 60.0
 """A CPM that is away for longer than a restart takes is reported."""
@@ -61,7 +61,10 @@ class Agent:
         certificate: The device's certificate.
         state: What is remembered over a restart.
         notify: Where the link's events are to go; somebody hands them to :meth:`handle`.
+        renewal: How the certificate is renewed; None leaves that to others.
+        device_roots: What a renewed certificate is held to, if anything.
         clock: Monotonic seconds.
+        wall: Unix seconds.
     """
 
     def __init__(
@@ -72,18 +75,30 @@ class Agent:
         certificate: CertificateFile,
         state: StateFolder,
         notify: Notify,
-        clock: Callable[[], float] = time.monotonic,
+        renewal: Renewal | None = None,
+        device_roots: TrustStore | None = None,
+        clock: Clock = time.monotonic,
+        wall: Clock = wall_clock,
     ) -> None:
         self._link, self._cpm, self._certificate, self._state = link, cpm, certificate, state
-        self._notify, self._clock = notify, clock
+        self._clock, self._wall, self._started = clock, wall, wall()
+        self._tally = Tally(clock=wall)
         self._memory: AgentState = state.load()
-        self._watch = CpmWatch(cpm, clock)
+        self._watch = CpmWatch(cpm, self._tally, clock)
+        self._hub = HubWatch(link, notify=notify, tally=self._tally, clock=clock, wall=wall)
+        self._renewer = Renewer(
+            renewal,
+            certificate=certificate,
+            device_id=link.device_id,
+            roots=device_roots,
+            tally=self._tally,
+            clock=clock,
+            wall=wall,
+        )
         self._twin = TwinView()
         self._errors: Mapping[KeyName, KeyReport] = {}
         self._refused: Mapping[str, object] | None = None
         self._told: set[str] = set()
-        self._online, self._online_at = False, clock()
-        self._hub_due, self._hub_backoff = clock(), Backoff(first=1.0, longest=60.0)
         self._poll_due = clock() + POLL_SECONDS
         certificate.refresh()
 
@@ -102,60 +117,79 @@ class Agent:
     def seconds_to_wait(self) -> float:
         """Return for how long nothing will be due if no event comes."""
         dues = [self._poll_due]
-        if not self._online:
-            dues.append(self._hub_due)
+        if not self._hub.online:
+            dues.append(self._hub.due)
         if not self._watch.known or self._twin.desired_open:
             dues.append(self._watch.due)
         now = self._clock()
         return min((due - now for due in dues if due > now), default=0.0)
 
+    def health(self) -> Health:
+        """Return how it is doing."""
+        key, status, certificate, now = (
+            self._watch.key,
+            self._watch.status,
+            self._certificate.current,
+            self._wall(),
+        )
+        return Health(
+            device_id=self._link.device_id,
+            at=now,
+            started=self._started,
+            hub_connected=self._hub.online and self._link.connected,
+            hub_refuses=self._hub.refused,
+            hub_dropped_us=self._hub.dropped_again_and_again,
+            cpm_known=self._watch.known,
+            cpm_judges=self._cpm.judges_releases,
+            fingerprint=None if key is None else key.fingerprint,
+            sequence=0 if status is None else status.sequence,
+            errors=len(self._errors),
+            certificate_not_after=None if certificate is None else certificate.not_after,
+            certificate_matches=None
+            if certificate is None or key is None
+            else certificate.leaf_spki == key.spki and certificate.not_before <= now < certificate.not_after,
+            clock_plausible=is_plausible(now),
+            in_step=self._twin.reported is not None
+            and not self._twin.desired_open
+            and not self._report_patch(),
+            counts={name: getattr(self._tally, name) for name in COUNTS},
+            last_report=self._tally.last_report,
+            last_release=self._tally.last_release,
+            last_error=self._tally.last_error,
+        )
+
     def _situation(self) -> Situation:
-        if self._online and not self._link.connected:
+        if self._hub.online and not self._link.connected:
             self._leave_hub("connection lost")
         now = self._clock()
         return Situation(
             cpm_known=self._watch.known,
             cpm_due=now >= self._watch.due,
-            connected=self._online,
-            hub_due=now >= self._hub_due,
+            connected=self._hub.online,
+            hub_due=now >= self._hub.due,
             twin_fresh=self._twin.reported is not None,
             desired_open=self._twin.desired_open,
             report_open=bool(self._report_patch()),
+            renewal_due=self._renewer.is_due(self._watch.key),
             poll_due=now >= self._poll_due,
         )
 
     # The hub
 
     def connect(self) -> None:
-        """Connect; a hub that is away is tried again with growing waits, one that refuses us rarely."""
-        try:
-            self._link.connect(self._notify)
-        except TransportError as error:
-            wait = self._hub_backoff.after_failure()
-            if error.code == UNAUTHORIZED:
-                wait = UNAUTHORIZED_SECONDS
-            self._hub_due = self._clock() + wait
-            _log.warning(
-                "connect_failed",
-                extra={"code": error.code, "reason": str(error), "retry_in_seconds": round(wait, 1)},
-            )
-            return
-        self._online, self._online_at = True, self._clock()
-        self._twin.doubt()
-        _log.info("connected", extra={"device_id": self._link.device_id})
+        """Connect to the hub."""
+        if self._hub.connect():
+            self._twin.doubt()
 
     def _leave_hub(self, reason: str) -> None:
-        self._link.disconnect()
+        self._hub.leave(reason)
         self._twin.doubt()
-        if self._clock() - self._online_at >= STABLE_SECONDS:
-            self._hub_backoff.reset()
-        self._online, self._hub_due = False, self._clock() + self._hub_backoff.after_failure()
-        _log.warning("disconnected", extra={"device_id": self._link.device_id, "reason": reason})
 
     def read_twin(self) -> None:
         """Read the whole twin."""
         try:
             self._twin.take(self._link.get_twin())
+            self._tally.twin_reads += 1
         except (TransportError, FormatError) as error:
             self._leave_hub(str(error))
 
@@ -168,10 +202,13 @@ class Agent:
             self._leave_hub(str(error))
         except FormatError as error:
             self._refused = patch  # not sent again as it is
+            self._tally.failed(error.code, str(error))
             _log.error("report_refused", extra={"code": error.code, "reason": str(error)})
         else:
             self._refused = None
             self._twin.acknowledged(patch)
+            self._tally.reports += 1
+            self._tally.last_report = self._wall()
             self._tell_reported(patch)
 
     def _report_patch(self) -> Mapping[str, object]:
@@ -238,6 +275,11 @@ class Agent:
         self._tell_outcome(outcome)
         self._watch.refresh()
 
+    def renew(self) -> None:
+        """Have the certificate renewed; the next report carries it."""
+        if self._watch.key is not None:
+            self._renewer.renew(self._watch.key)
+
     def _desired_keys(self) -> DesiredKeys:
         """Return the desired set; an empty one, and a log line, if it cannot be read."""
         try:
@@ -262,11 +304,16 @@ class Agent:
         if outcome.refusal is not None:
             refusal = {"device_id": device_id, "code": outcome.refusal.code, "reason": str(outcome.refusal)}
             _log.warning("release_refused", extra=refusal)
+            self._tally.releases_refused += 1
+            self._tally.failed(outcome.refusal.code, str(outcome.refusal))
         if outcome.applied is not None:
             event = "release_applied" if outcome.applied.applied else "release_held"
             sequence, versions = outcome.applied.sequence, dict(outcome.applied.versions)
             _log.info(event, extra={"device_id": device_id, "sequence": sequence, "keys": versions})
             self._remember(replace(self._memory, sequence=sequence))
+            if outcome.applied.applied:
+                self._tally.releases_applied += 1
+                self._tally.last_release = self._wall()
 
     def _look_for_faults(self) -> None:
         """Tell, once each, what somebody must look at: the agent goes on, the cloud or the CPM refuses."""
@@ -308,5 +355,6 @@ _ACTIONS: Final[Mapping[Action, Callable[[Agent], None]]] = {
     Action.READ_TWIN: Agent.read_twin,
     Action.APPLY: Agent.apply,
     Action.REPORT: Agent.report,
+    Action.RENEW: Agent.renew,
     Action.POLL: Agent.poll,
 }

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from device_agent.twin_bounds import check_bounds
 from shared.errors import FormatError
 
 if TYPE_CHECKING:
@@ -119,8 +120,9 @@ def parse_section(document: object, *, where: str) -> Section:
     """Read a twin's section, or a patch of one.
 
     Raises:
-        FormatError: Not an object with an integer ``$version``.
+        FormatError: Not an object with an integer ``$version``, or larger than a section may be.
     """
+    check_bounds(document, where=where)
     if not isinstance(document, dict):
         raise FormatError(f"{where}: expected an object, found {type(document).__name__}")
     version = document.get(_VERSION)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from device_agent.twin_bounds import is_within_bounds
 from device_agent.twin_link import Section, Twin, parse_section
 from shared.errors import FormatError
 from shared.twin.sections import apply_patch
@@ -63,6 +64,10 @@ class TwinView:
 
     def _merge(self, patch: Section) -> None:
         desired = apply_patch(self.desired, patch.properties)
+        if not is_within_bounds(desired):
+            _log.warning("patch_malformed", extra={"reason": "the desired section would be too large"})
+            self.doubt()
+            return
         if desired != self.desired:
             self.desired_open = True
         self.desired, self._version = desired, patch.version

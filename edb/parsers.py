@@ -44,6 +44,7 @@ COMMANDS = {
     "policy publish": "put a policy into force",
     "audit tail": "show the last audit records, and those to come",
     "audit verify": "verify the chain of the audit log",
+    "plan": "say how long a distribution takes and what it costs; offline",
     "health": "ask whether the key service is up and ready",
     "completion": "print a completion script for a shell",
 }
@@ -79,7 +80,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; the command's ``run`` comes as an attribute.
 
     Raises:
-        SystemExit: The usage is wrong (2), or help was asked for (0).
+        UsageError: The command line is wrong; the usage has been printed.
+        SystemExit: Help was asked for (0).
     """
     words = next((count for count in (2, 1) if " ".join(arguments[:count]) in COMMANDS), 0)
     chosen = [" ".join(arguments[:words])] if words else []

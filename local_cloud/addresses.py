@@ -26,7 +26,7 @@ MQTT_PORT = 8883
 LAST_CANDIDATE = 64
 """How far the search for a free address goes: 127.0.0.64."""
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 15.0
 """How long to wait for the ports of a cloud that is just ending."""
 
 _LISTEN_STATE = "0A"

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from local_cloud.certificates import Authority, create_authority, issue_server
 from local_cloud.files import PRIVATE, write_atomically
-from shared.errors import FormatError
+from shared.errors import FormatError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -174,7 +174,8 @@ def _lasts(certificate: Path) -> bool:
 
 def _ensure_identity(state: StateFolder) -> None:
     private_file, public_file = state.file("identity.key"), state.file("identity.pem")
-    if public_file.exists():
+    if public_file.exists():  # written last: with it, both are there
+        _require_pair(private_file, public_file)
         return
     key = ec.generate_private_key(ec.SECP256R1())
     private = key.private_bytes(
@@ -185,6 +186,24 @@ def _ensure_identity(state: StateFolder) -> None:
     )
     write_atomically(private_file, private, mode=PRIVATE)
     write_atomically(public_file, public)
+
+
+def _require_pair(private_file: Path, public_file: Path) -> None:
+    """Refuse an identity that no token could be minted or verified with."""
+    try:
+        private, public = private_file.read_bytes(), public_file.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {error.filename}: {error.strerror}") from error
+    try:
+        key = serialization.load_pem_private_key(private, password=None)
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{private_file}: expected an unencrypted PEM private key") from error
+    try:
+        known = serialization.load_pem_public_key(public)
+    except ValueError as error:
+        raise FormatError(f"{public_file}: expected a PEM public key") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != known:
+        raise FormatError(f"{private_file}: not the EC private key of {public_file}")
 
 
 def _write_json(path: Path, document: object, **options: int) -> None:

@@ -60,7 +60,8 @@ def enrol(state: StateFolder, enrolment: Enrolment) -> dict[str, str]:
     """Create or keep a device in the hub, set its tags, certify its key.
 
     Returns:
-        ``device_id``, ``connection_string`` and, with a public key, ``certificate``: PEM.
+        ``device_id``, ``connection_string`` and, with a public key, ``certificate``: PEM. The connection
+        string of a device that was registered for certificates ends in ``x509=true``, as Azure writes it.
 
     Raises:
         NotFound: The cloud does not run.
@@ -73,7 +74,7 @@ def enrol(state: StateFolder, enrolment: Enrolment) -> dict[str, str]:
     hub: Any = state.cloud()["hub"]
     certificate = _device_certificate(state, enrolment)
     try:
-        key = _ensure_device(_registry(hub), device_id, enrolment.tags)
+        proof = _ensure_device(_registry(hub), device_id, enrolment.tags)
     except HttpOperationError as error:
         raise TransportError(f"the twin hub refused: {error}") from error
     except (ClientException, OSError) as error:
@@ -81,7 +82,7 @@ def enrol(state: StateFolder, enrolment: Enrolment) -> dict[str, str]:
             f"the twin hub at {hub['host']} cannot be reached: {error}",
             hint=f"start it with: local-cloud up --state {state.path}",
         ) from error
-    connection = f"HostName={hub['host']};DeviceId={device_id};SharedAccessKey={key}"
+    connection = f"HostName={hub['host']};DeviceId={device_id};{proof}"
     return {"device_id": device_id, "connection_string": connection} | certificate
 
 
@@ -117,8 +118,8 @@ def equip_build_machine(state: StateFolder, name: str, folder: Path) -> dict[str
     return certified | {"folder": str(folder)}
 
 
-def write_enrolment(folder: Path, enrolled: Mapping[str, str]) -> None:
-    """Write a device's connection string, and its certificate if there is one, as its agent reads them.
+def make_folder(folder: Path) -> None:
+    """Make a folder for :func:`write_enrolment`, if it is not there.
 
     Raises:
         StorageError: The disk refused.
@@ -127,6 +128,14 @@ def write_enrolment(folder: Path, enrolled: Mapping[str, str]) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"cannot make {folder}: {error.strerror}") from error
+
+
+def write_enrolment(folder: Path, enrolled: Mapping[str, str]) -> None:
+    """Write a device's connection string, and its certificate if there is one, as its agent reads them.
+
+    Raises:
+        StorageError: The disk refused.
+    """
     write_atomically(folder / "connection-string", enrolled["connection_string"].encode(), mode=PRIVATE)
     if "certificate" in enrolled:
         write_atomically(folder / "certificate.pem", enrolled["certificate"].encode())
@@ -220,7 +229,12 @@ def _registry(hub: Mapping[str, str]) -> IoTHubRegistryManager:
 
 
 def _ensure_device(registry: IoTHubRegistryManager, device_id: str, tags: Mapping[str, str]) -> str:
-    """Return the primary key of the device, which is made if it is not there; set its tags."""
+    """Make the device if it is not there, set its tags, and return how it proves itself.
+
+    Returns:
+        The last member of its connection string: the primary key, or ``x509=true`` for a device that was
+        registered for certificates.
+    """
     try:
         device = registry.get_device(device_id)
     except HttpOperationError as error:
@@ -230,5 +244,5 @@ def _ensure_device(registry: IoTHubRegistryManager, device_id: str, tags: Mappin
         device = registry.create_device_with_sas(device_id, *keys, "enabled")
     if tags:
         registry.update_twin(device_id, Twin(tags=dict(tags)), "*")
-    key = device.authentication.symmetric_key.primary_key
-    return str(key)
+    shared = device.authentication.symmetric_key
+    return f"SharedAccessKey={shared.primary_key}" if shared and shared.primary_key else "x509=true"

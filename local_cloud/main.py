@@ -1,7 +1,7 @@
 """The ``local-cloud`` command: runs a cloud, does what an operator does once, shows the demo.
 
 Results go to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 wrong
-usage.
+usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,12 +24,22 @@ if TYPE_CHECKING:
 
 DEFAULT_STATE = Path(".local-cloud")
 
+_INTERRUPTED = 130
+"""A shell's exit status for a program that Ctrl-C ended."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parsed = _parser(sys.argv[1:] if arguments is None else arguments)
     try:
         status: int = parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None  # the reader has gone; nothing is left to flush
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("local-cloud: error: interrupted\n")
+        return _INTERRUPTED
     except EdbError as error:
         sys.stderr.write(f"local-cloud: error: {error}\n")
         if error.hint is not None:
@@ -111,6 +121,8 @@ def _enrol(arguments: argparse.Namespace) -> int:
         tags=enrolment.parse_tags(arguments.tag),
         public_key=enrolment.read_public_key(arguments.public_key) if arguments.public_key else None,
     )
+    if arguments.out is not None:
+        enrolment.make_folder(arguments.out)  # before anybody is enrolled whose papers cannot be kept
     enrolled = enrolment.enrol(_state(arguments), wanted)
     if arguments.out is not None:
         enrolment.write_enrolment(arguments.out, enrolled)

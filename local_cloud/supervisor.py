@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 """How long a child may take until it is ready; a busy machine is slow."""
 
 STOP_SECONDS = 8.0

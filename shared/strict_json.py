@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import NoReturn
 
 from shared.errors import FormatError
 
@@ -17,7 +16,8 @@ MAX_DEPTH = 32
 """Deepest nesting of objects and arrays that is read."""
 
 # Possessive, and content with a string that never closes: hostile quotes and escapes cost linear time.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]|NaN|-?Infinity', re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def loads(data: bytes | str, *, where: str) -> object:
@@ -32,11 +32,8 @@ def loads(data: bytes | str, *, where: str) -> object:
     """
     text = _decode(data, where) if isinstance(data, bytes) else data
     if text.startswith("\ufeff"):
-        raise FormatError(f"{where}: starts with a byte order mark")
-    _check_depth(text, where)
-
-    def refuse_constant(name: str) -> NoReturn:
-        raise FormatError(f"{where}: {name} is not JSON")
+        raise FormatError(f"{where}: expected JSON at character 0, found a byte order mark")
+    _check_tokens(text, where)
 
     def finite(digits: str) -> float:
         number = float(digits)
@@ -48,14 +45,14 @@ def loads(data: bytes | str, *, where: str) -> object:
         found: dict[str, object] = {}
         for name, value in pairs:
             if name in found:
-                raise FormatError(f"{where}: the name {name[:64]!r} stands twice in one object")
+                raise FormatError(
+                    f"{where}: expected each name once in an object, found that {name[:64]!a} stands twice"
+                )
             found[name] = value
         return found
 
     try:
-        value: object = json.loads(
-            text, parse_constant=refuse_constant, parse_float=finite, object_pairs_hook=unique
-        )
+        value: object = json.loads(text, parse_float=finite, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise FormatError(f"{where}: not JSON at character {error.pos}: {error.msg}") from error
     except ValueError as error:  # an integer of more digits than the interpreter converts
@@ -68,19 +65,26 @@ def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise FormatError(f"{where}: not UTF-8 at byte {error.start}") from error
+        found = f"0x{data[error.start]:02x} ({error.reason})"
+        raise FormatError(f"{where}: not UTF-8 at byte {error.start}: found {found}") from error
 
 
-def _check_depth(text: str, where: str) -> None:
+def _check_tokens(text: str, where: str) -> None:
+    """Refuse what nests too deep, and the numbers that Python knows and JSON does not."""
     depth = 0
-    for match in _STRING_OR_BRACKET.finditer(text):
+    for match in _TOKEN.finditer(text):
         mark = match[0]
         if mark in "[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise FormatError(f"{where}: nested deeper than {MAX_DEPTH} at character {match.start()}")
+                raise FormatError(
+                    f"{where}: expected nesting of at most {MAX_DEPTH}, "
+                    f"found deeper at character {match.start()}"
+                )
         elif mark in "]}":
             depth -= 1
+        elif mark[0] != '"':
+            raise FormatError(f"{where}: expected JSON at character {match.start()}, found {mark}")
 
 
 def _check_surrogates(value: object, where: str) -> None:
@@ -89,8 +93,9 @@ def _check_surrogates(value: object, where: str) -> None:
     while pending:
         item = pending.pop()
         if isinstance(item, str):
-            if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
-                raise FormatError(f"{where}: a string holds a lone surrogate")
+            if not item.isascii() and (lone := _SURROGATE.search(item)):
+                found = f"the lone surrogate U+{ord(lone[0]):04X} in a string"
+                raise FormatError(f"{where}: expected Unicode text, found {found}")
         elif isinstance(item, list):
             pending.extend(item)
         elif isinstance(item, dict):

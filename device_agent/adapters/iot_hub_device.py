@@ -15,20 +15,31 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from azure.iot.device import IoTHubDeviceClient, IoTHubModuleClient
-from azure.iot.device import exceptions as sdk
-from azure.iot.device.iothub.pipeline import exceptions as pipeline
-
+from device_agent.adapters.lean_sdk import NoUploads, lean_imports
+from device_agent.sign_in import ClientCertificate
 from device_agent.twin_link import REFUSED, UNAUTHORIZED, DesiredPatch, LinkChanged, Notify, Twin, parse_twin
 from shared.errors import EdbError, FormatError, TransportError
 
+with lean_imports():
+    from azure.iot.device import X509, IoTHubDeviceClient, IoTHubModuleClient
+    from azure.iot.device import exceptions as sdk
+    from azure.iot.device.common.pipeline import pipeline_stages_http
+    from azure.iot.device.iothub.pipeline import exceptions as pipeline
+
+pipeline_stages_http.HTTPTransport = NoUploads
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
+    from device_agent.sign_in import Provisioned, SharedKey
     from shared.types import DeviceId, Secret
 
 CONNECT_SECONDS = 45.0
 """Longest wait for a connection: TCP, TLS, the hub's answer, and one subscription."""
+
+PROVISION_SECONDS = 60.0
+"""Longer still, if the provisioning service is to name the hub first: that takes two or three rounds."""
 
 CALL_SECONDS = 15.0
 """Longest wait for the answer to one call."""
@@ -74,6 +85,7 @@ class IotHubDevice:
     Args:
         device_id: Who connects.
         build: Makes an unconnected client; called for every connection.
+        failed: Told of every connection that failed.
         connect_seconds: Longest wait for a connection.
         call_seconds: Longest wait for the answer to one call.
     """
@@ -83,11 +95,12 @@ class IotHubDevice:
         *,
         device_id: DeviceId,
         build: Callable[[], Any],
+        failed: Callable[[EdbError], None] = lambda _error: None,
         connect_seconds: float = CONNECT_SECONDS,
         call_seconds: float = CALL_SECONDS,
     ) -> None:
         self._device_id = device_id
-        self._build = build
+        self._build, self._failed = build, failed
         self._connect_seconds, self._call_seconds = connect_seconds, call_seconds
         self._client: Any = None
         self._lost = threading.Event()
@@ -112,6 +125,34 @@ class IotHubDevice:
             return kind.create_from_connection_string(text, server_verification_cert=ca_pem, **_OPTIONS)
 
         return cls(device_id=device_id, build=build)
+
+    @classmethod
+    def from_client_certificate(
+        cls, credential: ClientCertificate, *, host: str, device_id: DeviceId, ca_pem: str | None
+    ) -> IotHubDevice:
+        """Return a link that signs in with a client certificate, read anew for every connection."""
+        return cls(
+            device_id=device_id,
+            build=lambda: certified_client(credential, host=host, device_id=device_id, ca_pem=ca_pem),
+        )
+
+    @classmethod
+    def from_provisioning(
+        cls, sign_in: Provisioned, *, assignment_file: Path | None, ca_pem: str | None
+    ) -> IotHubDevice:
+        """Return a link to the hub that the Device Provisioning Service names."""
+        # The provisioning client is loaded for those that need it.
+        from device_agent.adapters.provisioning import Provisioner  # noqa: PLC0415
+
+        provisioner = Provisioner(sign_in, file=assignment_file, ca_pem=ca_pem)
+        return cls(
+            device_id=sign_in.device_id,
+            build=lambda: provisioned_client(
+                sign_in.credential, host=provisioner.hub(), device_id=sign_in.device_id, ca_pem=ca_pem
+            ),
+            failed=provisioner.failed,
+            connect_seconds=CONNECT_SECONDS + PROVISION_SECONDS,
+        )
 
     @classmethod
     def from_edge_environment(cls, *, device_id: DeviceId) -> IotHubDevice:
@@ -154,8 +195,9 @@ class IotHubDevice:
         self._lost = lost
         try:
             self._call(open_session, seconds=self._connect_seconds, what="connecting")
-        except EdbError:
+        except EdbError as error:
             self.disconnect()
+            self._failed(error)
             raise
 
     def get_twin(self) -> Twin:
@@ -203,6 +245,29 @@ class IotHubDevice:
             return _within(seconds, call)
         except _SDK_ERRORS as error:
             raise _translated(error, what=what, seconds=seconds) from error
+
+
+def certified_client(
+    credential: ClientCertificate, *, host: str, device_id: DeviceId, ca_pem: str | None
+) -> object:
+    """Return an unconnected client that signs in with a certificate."""
+    device, _, module = device_id.partition("/")
+    options: dict[str, object] = {**_OPTIONS, "server_verification_cert": ca_pem}
+    files = X509(cert_file=str(credential.certificate_file), key_file=str(credential.key_file))
+    if module:
+        return IoTHubModuleClient.create_from_x509_certificate(files, host, device, module, **options)
+    return IoTHubDeviceClient.create_from_x509_certificate(files, host, device, **options)
+
+
+def provisioned_client(
+    credential: ClientCertificate | SharedKey, *, host: str, device_id: DeviceId, ca_pem: str | None
+) -> object:
+    """Return an unconnected client that signs in at its hub as it did at the provisioning service."""
+    if isinstance(credential, ClientCertificate):
+        return certified_client(credential, host=host, device_id=device_id, ca_pem=ca_pem)
+    return IoTHubDeviceClient.create_from_symmetric_key(
+        credential.key.reveal().decode(), host, device_id, server_verification_cert=ca_pem, **_OPTIONS
+    )
 
 
 def _within(seconds: float, call: Callable[[], _Result]) -> _Result:

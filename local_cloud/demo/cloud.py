@@ -48,9 +48,13 @@ class Cloud:
 
     @property
     def description(self) -> Mapping[str, Any]:
-        """``cloud.json`` as it is now: after a restart the cloud may listen on other ports."""
+        """``cloud.json`` as it is now; waited for while a cloud that was killed is starting again.
+
+        Raises:
+            TransportError: It does not come back.
+        """
         path = self.folder / "cloud.json"
-        value = loads(path.read_bytes(), where=str(path))
+        value = loads(until(lambda: _content(path), what=f"return of {path}"), where=str(path))
         if not isinstance(value, dict):
             raise FormatError(f"{path}: expected a JSON object, found {type(value).__name__}")
         return value
@@ -182,6 +186,13 @@ class Twin:
         """Return the wrapped class key that the device was sent, base64."""
         found = (self.desired.get("confidential_package_keys") or {}).get(key_name)
         return None if found is None else str(found)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _object(response: httpx.Response, function: str) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ The composition root: puts the world together, runs the steps, and ends everythi
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from dataclasses import dataclass
@@ -219,7 +220,7 @@ def _stop(workspace: Workspace) -> None:
         print(f"nothing is running in {workspace.root}")
         return
     stop_standing(workspace.run)
-    lock = until(lambda: _take_or_none(workspace), what=f"release of {workspace.root}", seconds=10)
+    lock = until(lambda: _take_or_none(workspace), what=f"release of {workspace.root}")
     workspace.remove_sockets()
     os.close(lock)
     print(f"stopped; nothing is running in {workspace.root}")
@@ -239,27 +240,32 @@ def _writable(path: Path | None) -> Path | None:
 
 
 def _tell_how_to_look_around(world: World, transcript: Transcript) -> None:
-    edge = world.edges[0]
-    image = world.build_machine.example / "data" / "images.jsonl"
-    description = world.workspace.cloud / "cloud.json"
+    edge, folders = world.edges[0], world.workspace
+    image = _quoted(world.build_machine.example / "data" / "images.jsonl")
+    description = _quoted(folders.cloud / "cloud.json")
     # Read when it is used: a key that is printed stands in the terminal's history.
-    read = f'import json; print(json.load(open("{description}"))["functions"]["keys"]["admin"])'
-    key = f"$(python3 -c '{read}')"
+    read = 'import json, sys; print(json.load(sys.stdin)["functions"]["keys"]["admin"])'
+    key = f"$(python3 -c '{read}' < {description})"
     device = f"{world.cloud.functions_url}/api/devices/{edge.device_id}"
-    cpm, local_cloud = world.commands.path("cpm"), world.commands.path("local-cloud")
+    cpm, socket = _quoted(world.commands.path("cpm")), _quoted(edge.socket)
     for line in (
         "",
         "everything is left running; look around:",
-        f"  {cpm} status --socket {edge.socket}",
-        f"  head -1 {image} | {cpm} run {KEY_NAME} --socket {edge.socket}",
-        f'  curl --cacert {world.cloud.ca_file} -H "x-functions-key: {key}" {device}',
+        f"  {cpm} status --socket {socket}",
+        f"  head -1 {image} | {cpm} run {KEY_NAME} --socket {socket}",
+        f'  curl --cacert {_quoted(world.cloud.ca_file)} -H "x-functions-key: {key}" {device}',
         f"  cat {description}",
-        f"  tail -f {edge.folder}/*.log {world.workspace.cloud}/logs/*.log",
-        f"  tail {world.workspace.run}/*.pid        # whatever is killed is started again",
+        f"  tail -f {_quoted(edge.folder)}/*.log {_quoted(folders.cloud)}/logs/*.log",
+        f"  tail {_quoted(folders.run)}/*.pid        # whatever is killed is started again",
         "stop:",
-        f"  {local_cloud} demo --stop --state {world.workspace.root}",
+        f"  {folders.stop_command}",
     ):
         transcript.plain(line)
+
+
+def _quoted(path: Path | str) -> str:
+    """Return a path as a line for a shell writes it."""
+    return shlex.quote(str(path))
 
 
 def _complain(error: Exception) -> None:

@@ -26,12 +26,12 @@ from shared.errors import EdbError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-STOP_SECONDS = 3 * PATIENCE_SECONDS
+STOP_SECONDS = 6 * PATIENCE_SECONDS
 """Devices end first, then the cloud, each within a minder's patience; more is a fault."""
 
 _STANDING = "standing.json"
 
-_COMPLAINT = re.compile(r"[a-z-]+: error: ")
+_COMPLAINT = re.compile(r"^(?P<complaint>[a-z-]+: error: .*)$(?:\nhint: (?P<hint>.*)$)?", re.MULTILINE)
 _COMPLAINTS = 3
 """What was in the way once may go away; after two more attempts it does not."""
 
@@ -155,12 +155,14 @@ def check_log(log: Path) -> None:
     """Give up on a process that says again and again that it cannot run.
 
     Raises:
-        EdbError: It has complained as often as cannot be an accident; the message is its last complaint.
+        EdbError: It has complained as often as cannot be an accident; message and hint are its last ones.
     """
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
-    complaints = [line for line in lines if _COMPLAINT.match(line)]
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    complaints = list(_COMPLAINT.finditer(text))
     if len(complaints) >= _COMPLAINTS:
-        raise EdbError(f"{complaints[-1]} (log: {log})", code="cannot_start")
+        # The last hint may be on its way to the log still.
+        hint = next((found["hint"] for found in reversed(complaints) if found["hint"]), None)
+        raise EdbError(f"{complaints[-1]['complaint']} (log: {log})", code="cannot_start", hint=hint)
 
 
 def stop_standing(run_folder: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 120.0
 """Longest that anything is waited for: a device's SDK may take two rounds of 10 s to find its hub again."""
 
 PAUSE_SECONDS = 0.02

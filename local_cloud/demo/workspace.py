@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from shared.errors import Conflict
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MARK = ".local-cloud-demo"
 """Stands in every state folder; nothing is removed from a folder without it."""
@@ -72,6 +71,12 @@ class Workspace:
         """Folder of the CPMs' sockets; elsewhere, if the state folder's own path is too long for them."""
         return (self.root / "sockets").resolve()
 
+    @property
+    def stop_command(self) -> str:
+        """The line for a shell that ends what runs here; ``make demo`` puts no command on the path."""
+        command = Path(sys.executable).parent / "local-cloud"
+        return shlex.join([str(command), "demo", "--stop", "--state", str(self.root)])
+
     def take(self) -> int:
         """Lock the folder, making it if it is not there; the lock lasts until its descriptor is closed.
 
@@ -120,7 +125,7 @@ class Workspace:
             raise Conflict(
                 f"{self.root}: a demo is still running here",
                 code="in_use",
-                hint=f"stop it with: local-cloud demo --stop --state {self.root}",
+                hint=f"stop it with: {self.stop_command}",
             ) from error
 
     def _check_it_is_ours(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from shared.types import Secret
 
 T = TypeVar("T")
+
+_SPELL_SECONDS = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +63,14 @@ def on_each(devices: tuple[Device, ...], act: Callable[[Device], T]) -> list[T]:
     demonstration does not wait for a device that does not answer.
     """
     results = [_started(act, device) for device in devices]
-    return [result.result() for result in results]
+    return [_awaited(result) for result in results]
+
+
+def _awaited(result: Future[T]) -> T:
+    """Return a result, waiting in short spells: a signal that comes as a spell begins is seen at its end."""
+    while not wait([result], timeout=_SPELL_SECONDS).done:
+        pass
+    return result.result()
 
 
 def _started(act: Callable[[Device], T], device: Device) -> Future[T]:

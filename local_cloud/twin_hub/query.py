@@ -111,10 +111,10 @@ def _plain_page(
 def _grouped_page(
     query: Query, keys: Sequence[DeviceId], row: Callable[[DeviceId], Json], start: _Position, page_size: int
 ) -> tuple[list[Json], _Position | None]:
-    groups: dict[str, list[Json]] = {} if query.groups else {"": []}
+    # Without GROUP BY everything is one group, also when it is nothing.
+    groups: dict[str, list[Json]] = {} if query.groups else {_group(query, {}): []}
     for twin in _selected(query, keys, row):
-        group = json.dumps([_known(expression(twin)) for expression in query.groups], sort_keys=True)
-        groups.setdefault(group, []).append(twin)
+        groups.setdefault(_group(query, twin), []).append(twin)
     results = [_project(query, twins) for twins in islice(groups.values(), query.top)]
     end = start.rows + page_size
     return results[start.rows : end], _Position(rows=end) if end < len(results) else None
@@ -138,6 +138,11 @@ def _project(query: Query, twins: Sequence[Json]) -> Json:
         if value is not UNDEFINED:
             result[column.name] = value
     return result
+
+
+def _group(query: Query, twin: Json) -> str:
+    """Return what tells a twin's group from the others."""
+    return json.dumps([_known(expression(twin)) for expression in query.groups], sort_keys=True)
 
 
 def _known(value: object) -> object:

@@ -35,7 +35,7 @@ SCHEMA_VERSION = 1
 ANY = "*"
 """The ETag that matches whatever is there."""
 
-_LOCK_SECONDS = 1.0  # a hub that was killed a moment ago may still be ending
+_LOCK_SECONDS = 5.0  # a hub that was killed a moment ago may still be ending
 
 _SCHEMA = f"""
 BEGIN;

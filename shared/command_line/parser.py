@@ -6,15 +6,16 @@ import argparse
 import sys
 from typing import NoReturn
 
+from shared.command_line.output import UsageError
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong the way every other error is said, and what it has declared."""
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and the error, and exit with 2."""
+        """Print the usage and raise the error."""
         self.print_usage(sys.stderr)
-        program = self.prog.split(maxsplit=1)[0]  # a command's own prog is the program's with its name
-        self.exit(2, f"{program}: error: {message}\n")
+        raise UsageError(message)
 
     def declared(self) -> list[argparse.Action]:
         """Return every argument and option, in the order of their declaration."""

@@ -34,37 +34,32 @@ def run(
         interrupted.
 
     Raises:
-        SystemExit: The usage is wrong (2), help was asked for (0), or SIGTERM or SIGHUP came (128 and its
-            number).
+        SystemExit: Help was asked for (0), or SIGTERM or SIGHUP came (128 and its number).
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _terminate)
-    options = None
     try:
         options = parse(arguments)
         status: int = options.run(options)
         sys.stdout.flush()
     except EdbError as error:
-        return _fail(messages, error, as_json=getattr(options, "json", "--json" in arguments))
+        failure, status = error, output.exit_status(error)
     except BrokenPipeError:
         sys.stdout = None  # the reader has gone; nothing is left to flush
         return output.FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         failure = EdbError(f"{where}{(error.strerror or type(error).__name__).lower()}", code="io_error")
-        return _fail(messages, failure, as_json=getattr(options, "json", False))
+        status = output.FAILED
     except KeyboardInterrupt:
-        messages.report_error("interrupted")
-        return output.INTERRUPTED
+        failure, status = EdbError("interrupted", code="interrupted"), output.INTERRUPTED
+    else:
+        return status
+    if "--json" in arguments:  # even where the rest of the command line could not be read
+        output.print_failure(failure)
+    messages.report(failure)
     return status
-
-
-def _fail(messages: output.Messages, error: EdbError, *, as_json: bool) -> int:
-    if as_json:
-        output.print_failure(error)
-    messages.report(error)
-    return output.exit_status(error)
 
 
 def _terminate(number: int, _frame: FrameType | None) -> NoReturn:

@@ -297,9 +297,9 @@ def _parse_layout(fields: Fields) -> Mapping[int, int] | None:
     inner = fields.child("layout")
     layout: dict[int, int] = {}
     for name, size in inner.values.items():
-        index = int(name) if _CANONICAL_INDEX.fullmatch(name) else None
-        stream_index(index, pointer=inner.at(name), stream_count=fields.stream_count)
-        layout[int(name)] = checked_integer(size, pointer=inner.at(name), low=0, high=2**63 - 1)
+        value = int(name) if _CANONICAL_INDEX.fullmatch(name) else name
+        index = stream_index(value, pointer=inner.at(name), stream_count=fields.stream_count)
+        layout[index] = checked_integer(size, pointer=inner.at(name), low=0, high=2**63 - 1)
     return layout
 
 

@@ -95,12 +95,9 @@ def inspect_package(file: BinaryIO, size: int) -> Package:
     """
     frame = read_frame(file, size)
     data = _read_manifest(file, frame)
-    manifest = parse_manifest(data, stream_count=len(frame.streams))
-    _check_signed_sections(manifest)
+    manifest = _parse_manifest(data, frame)
     _check_roles(manifest, frame.manifest_index)
     _check_sizes(manifest, frame)
-    _check_map(manifest)
-    _check_layout(manifest.package, frame)
     contents = {frame.manifest_index: data}
     for role, index in manifest.roles():
         if role is not Role.PAYLOAD and index not in contents:
@@ -110,7 +107,7 @@ def inspect_package(file: BinaryIO, size: int) -> Package:
                 frame.streams[index].size,
                 what=f"stream {index} ({role.value})",
             )
-    certificates, public_keys = _load_certification(manifest, contents)
+    certificates, public_keys = _load_certification(manifest, frame, contents)
     uncovered = _uncovered(manifest, frame.manifest_index)
     return Package(
         size=size,
@@ -134,6 +131,20 @@ def _read_manifest(file: BinaryIO, frame: Frame) -> bytes:
     return read_at(file, frame.file_offset(stream.index), stream.size, what="manifest")
 
 
+def _parse_manifest(data: bytes, frame: Frame) -> Manifest:
+    """Read the manifest; what is wrong in it is told with where in the file it stands."""
+    try:
+        manifest = parse_manifest(data, stream_count=len(frame.streams))
+        _check_signed_sections(manifest)
+        _check_map(manifest)
+        _check_layout(manifest.package, frame)
+    except FormatError as error:
+        index = frame.manifest_index
+        where = f"the manifest is stream {index} at offset {frame.file_offset(index)}"
+        raise FormatError(f"{error} ({where})") from error
+    return manifest
+
+
 def _check_signed_sections(manifest: Manifest) -> None:
     for name, section in (("payload", manifest.payload), ("package", manifest.package)):
         if section.signature is not None and section.certification is None:
@@ -149,7 +160,8 @@ def _check_roles(manifest: Manifest, manifest_index: int) -> None:
         earlier = used.setdefault(index, role)
         if earlier is not role and {earlier, role} != _CERTIFICATE_ROLES:
             raise FormatError(
-                f"stream {index}: expected one use, found it named as {earlier.value} and as {role.value}"
+                f"stream {index}, {table_entry(index)}: "
+                f"expected one use, found it named as {earlier.value} and as {role.value}"
             )
     if (
         isinstance(payload := manifest.payload.certification, EmbeddedCertificate | EmbeddedPublicKey)
@@ -158,7 +170,8 @@ def _check_roles(manifest: Manifest, manifest_index: int) -> None:
         and payload != package
     ):
         raise FormatError(
-            f"stream {payload.data}: expected one encoding, found payload and package to disagree about it"
+            f"stream {payload.data}, {table_entry(payload.data)}: "
+            f"expected one encoding, found payload and package to disagree about it"
         )
 
 
@@ -236,17 +249,17 @@ def _check_layout(section: PackageSection, frame: Frame) -> None:
 
 
 def _load_certification(
-    manifest: Manifest, contents: Mapping[int, bytes]
+    manifest: Manifest, frame: Frame, contents: Mapping[int, bytes]
 ) -> tuple[dict[int, tuple[x509.Certificate, ...]], dict[int, VerificationKey]]:
     certificates: dict[int, tuple[x509.Certificate, ...]] = {}
     public_keys: dict[int, VerificationKey] = {}
     for scheme in (manifest.payload.certification, manifest.package.certification):
         if isinstance(scheme, EmbeddedCertificate):
-            where = f"stream {scheme.data} (certificate)"
+            where = f"stream {scheme.data} (certificate) at offset {frame.file_offset(scheme.data)}"
             _check_encoding(contents[scheme.data], scheme.encoding, where)
             certificates[scheme.data] = load_certificates(contents[scheme.data], where=where)
         elif isinstance(scheme, EmbeddedPublicKey):
-            where = f"stream {scheme.data} (public key)"
+            where = f"stream {scheme.data} (public key) at offset {frame.file_offset(scheme.data)}"
             public_keys[scheme.data] = load_embedded_key(contents[scheme.data], scheme.encoding, where=where)
     return certificates, public_keys
 

@@ -199,7 +199,9 @@ def _parse(fields: Fields, name: str, readers: Mapping[str, Callable[[Fields], S
     if len(value) != 1:
         raise FormatError(f"manifest {pointer}: expected exactly one tag of {known}, found {len(value)}")
     (tag,) = value
-    if tag == "none" and value[tag] is None:
+    if tag == "none":
+        if value[tag] is not None:
+            raise refused(f"{pointer}/none", "null", value[tag])
         return None
     if tag not in readers:
         raise refused(pointer, f"a scheme of {known}", tag)

@@ -113,7 +113,9 @@ def load_embedded_key(data: bytes, encoding: Encoding, *, where: str) -> Verific
         try:
             key = load_pem_public_key(data)
         except (ValueError, UnsupportedAlgorithm) as error:
-            raise FormatError(f"{where}: expected a PEM SubjectPublicKeyInfo") from error
+            raise FormatError(
+                f"{where}: expected PEM SubjectPublicKeyInfo, found {len(data)} other bytes"
+            ) from error
         data = key.public_bytes(KeyEncoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return load_verification_key(data, where=where)
 

@@ -14,7 +14,7 @@ import pytest
 
 from local_cloud.certificates import create_authority, issue_server
 
-READY_SECONDS = 30
+READY_SECONDS = 120
 
 
 class HubProcess:
@@ -141,7 +141,7 @@ def hub_process(tmp_path, monkeypatch):
 def eventually():
     """Wait until a condition holds, looking often; fail if it does not within a deadline."""
 
-    def wait(condition, *, seconds=30.0, what="the condition"):
+    def wait(condition, *, seconds=120.0, what="the condition"):
         deadline = time.monotonic() + seconds
         while not (found := condition()):
             assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"

@@ -9,12 +9,10 @@ import json
 import os
 import pty
 import re
-import signal
 import ssl
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -168,29 +166,6 @@ def test_a_certificate_for_another_key_is_refused(workshop, pki):
 
     assert failed.returncode == 1
     assert f"{pki / 'client.pem'}: the first certificate is not the signing key's" in failed.stderr
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_build_leaves_nothing_behind(workshop, number):
-    payload = workshop.folder / "large.bin"
-    with payload.open("wb") as file:
-        file.truncate(16 << 30)
-    command = [CPK_TOOL, "build", "-i", payload, "-o", workshop.package, "-a", "my_app", "-e", "file", "-k"]
-    process = subprocess.Popen(
-        [*map(str, command), str(workshop.folder / "keys.json")], stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + READY_SECONDS
-    while not list(workshop.folder.glob(".cpk-*.part")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=READY_SECONDS)
-
-    assert process.returncode == (130 if number == signal.SIGINT else 143)
-    assert b"Traceback" not in errors
-    assert sorted(path.name for path in workshop.folder.iterdir()) == ["app.bin", "keys.json", "large.bin"]
 
 
 def test_memory_does_not_grow_with_the_payload(workshop):

@@ -29,7 +29,7 @@ STEPS = [
     "rotate, update and revoke",
     "sum up",
 ]
-LIMIT = 240
+LIMIT = 600
 """Seconds for one run; only a fault takes so long."""
 
 pytestmark = pytest.mark.timeout(2 * LIMIT)
@@ -59,9 +59,9 @@ def processes_of(state):
 
 
 def assert_nothing_runs_in(state):
-    until(lambda: None if processes_of(state) else True, what="end of every process", seconds=10)
+    until(lambda: None if processes_of(state) else True, what="end of every process")
     # The folder's lock lives as long as any minder, whatever its command line looks like.
-    lock = until(lambda: take_or_none(state), what="release of the state folder", seconds=10)
+    lock = until(lambda: take_or_none(state), what="release of the state folder")
     os.close(lock)
 
 
@@ -155,13 +155,13 @@ def test_kept_devices_answer_until_they_are_stopped(kept):
     cpm = Path(sys.executable).parent / "cpm"
     socket = (state / "sockets").resolve() / "edge-02.sock"
     command = [cpm, "run", KEY, "--socket", socket]
-    answer = subprocess.run(command, input=image, capture_output=True, text=True, timeout=60, check=True)
+    answer = subprocess.run(command, input=image, capture_output=True, text=True, timeout=120, check=True)
     assert json.loads(answer.stdout)["prediction"] == json.loads(image)["label"]
 
     again = demo("--state", state)
     assert again.returncode == 1
     assert "a demo is still running here" in again.stderr
-    assert f"hint: stop it with: local-cloud demo --stop --state {state}" in again.stderr
+    assert f"hint: stop it with: {LOCAL_CLOUD} demo --stop --state {state}" in again.stderr
 
     assert processes_of(state)
     stopped = demo("--stop", "--state", state)
@@ -172,7 +172,7 @@ def test_kept_devices_answer_until_they_are_stopped(kept):
 
 def pid_in(file):
     """The process id in a file, which is written once its process has started."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (file.exists() and file.read_text().endswith("\n")):
         assert time.monotonic() < deadline, f"{file} was not written"
         threading.Event().wait(0.01)
@@ -182,8 +182,11 @@ def pid_in(file):
 def test_killed_processes_come_back_and_the_story_ends_the_same(tmp_path):
     state, report = tmp_path / "state", tmp_path / "report.json"
     victims = {
+        "[3/9]": state / "run" / "local-cloud.pid",
         "[4/9]": state / "run" / "edge-01-agent.pid",
+        "[5/9]": state / "cloud" / "run" / "key-vault.pid",
         "[6/9]": state / "run" / "edge-02-cpm.pid",
+        "[7/9]": state / "cloud" / "run" / "functions-host.pid",
         "[8/9]": state / "cloud" / "run" / "twin-hub.pid",
     }
     command = [LOCAL_CLOUD, "demo", "--json", report, "--state", state]
@@ -197,7 +200,7 @@ def test_killed_processes_come_back_and_the_story_ends_the_same(tmp_path):
                 killed.append(pid)
     transcript = "".join(told)
     assert running.returncode == 0, transcript
-    assert len(killed) == 3, transcript
+    assert len(killed) == 6, transcript
     check_final_state(json.loads(report.read_text()))
     assert_nothing_runs_in(state)
 

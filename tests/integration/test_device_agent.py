@@ -2,116 +2,20 @@
 
 import base64
 import contextlib
-import json
 import signal
 import sqlite3
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from azure.iot.hub import IoTHubRegistryManager
-from azure.iot.hub.models import Twin, TwinProperties
+from simulators.device_processes import DEVICE_ID, DEVICE_KEY, DeviceProcesses
 from simulators.releasing_cloud import ReleasingCloud
 
 from shared.errors import TransportError
 from shared.keys.kcv import key_check_value
 from shared.keys.wrapping import WrapContext
-from shared.twin.documents import desired_patch, parse_public_key, parse_status
-from shared.types import Audience, DeviceId, KeyName
+from shared.types import Audience, KeyName
 from shared.wire.cpm_channel import connect
 
-DEVICE_ID = DeviceId("edge-01")
-DEVICE_KEY = base64.b64encode(b"k" * 32).decode()
 APP = KeyName("my_confidential_app")
-
-
-class DeviceProcesses:
-    """The CPM and the agent of one device, and what the cloud does for it."""
-
-    def __init__(self, hub, folder: Path) -> None:
-        self.hub, self.folder = hub, folder
-        self.cloud = ReleasingCloud()
-        self.registry = IoTHubRegistryManager.from_connection_string(hub.service_connection_string)
-        self.registry.create_device_with_sas(DEVICE_ID, DEVICE_KEY, DEVICE_KEY, "enabled")
-        self.socket = folder / "cpm.sock"
-        self.log_file = folder / "agent.log"
-        (folder / "release.pem").write_bytes(self.cloud.release_key_pem())
-        (folder / "connection").write_text(
-            f"HostName={hub.address};DeviceId={DEVICE_ID};SharedAccessKey={DEVICE_KEY}"
-        )
-        (folder / "connection").chmod(0o600)
-        (folder / "agent.toml").write_text(
-            f'connection_string_file = "{folder}/connection"\n'
-            f'ca_file = "{hub.ca_file}"\n'
-            f'cpm_socket = "{self.socket}"\n'
-            f'state_dir = "{folder}/agent"\n'
-        )
-        self.cpm: subprocess.Popen | None = None
-        self.agent: subprocess.Popen | None = None
-
-    def start_cpm(self) -> None:
-        command = [
-            *(Path(sys.executable).with_name("cpm"), "serve", "--state", self.folder / "cpm"),
-            *("--socket", self.socket, "--audience", "test", "--device-id", DEVICE_ID),
-            *("--release-key", self.folder / "release.pem", "--trust", self.hub.ca_file),
-        ]
-        with (self.folder / "cpm.log").open("ab") as log:
-            self.cpm = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        line = self.cpm.stdout.readline()
-        assert line.startswith("ready"), (self.folder / "cpm.log").read_text()
-
-    def start_agent(self) -> None:
-        command = [Path(sys.executable).with_name("device-agent"), "run", "--config"]
-        with self.log_file.open("ab") as log:
-            self.agent = subprocess.Popen([*command, self.folder / "agent.toml"], stderr=log)
-
-    def kill(self, name: str) -> None:
-        """End a process as a power cut would."""
-        process = getattr(self, name)
-        process.kill()
-        process.wait(timeout=30)
-
-    def close(self) -> None:
-        for process in (self.agent, self.cpm):
-            if process is not None:
-                process.kill()
-                process.wait(timeout=30)
-                if process.stdout is not None:
-                    process.stdout.close()
-
-    def reported(self) -> dict:
-        return self.registry.get_twin(DEVICE_ID).properties.reported
-
-    def status(self):
-        with contextlib.suppress(KeyError):
-            return parse_status(self.reported())
-        return None
-
-    def release(self, sequence: int, versions: dict[str, int]) -> None:
-        """Do what the function app does: wrap for the key that the device reports, sign, write desired."""
-        twin = self.registry.get_twin(DEVICE_ID)
-        spki = parse_public_key(twin.properties.reported).spki
-        cose, wrapped = self.cloud.release(spki, sequence=sequence, keys=versions)
-        removed = set(twin.properties.desired.get("confidential_package_keys", {})) - set(wrapped)
-        patch = desired_patch(wrapped=wrapped, removed=removed, release=cose)
-        self.registry.update_twin(DEVICE_ID, Twin(properties=TwinProperties(desired=patch)))
-
-    def has_installed(self, sequence: int, versions: dict[str, int]) -> bool:
-        status = self.status()
-        return (
-            status is not None
-            and status.sequence == sequence
-            and {name: key.version for name, key in status.keys.items()} == versions
-            and all(key.state == "installed" for key in status.keys.values())
-        )
-
-    def events(self) -> list[dict]:
-        lines = self.log_file.read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-    def logged(self, event: str) -> list[dict]:
-        return [line for line in self.events() if line["event"] == event]
 
 
 @pytest.fixture
@@ -119,6 +23,7 @@ def device(hub_process, tmp_path):
     folder = tmp_path / "device"
     folder.mkdir()
     device = DeviceProcesses(hub_process, folder)
+    device.register_with_key()
     try:
         device.start_cpm()
         yield device
@@ -208,10 +113,7 @@ def test_second_agent_on_the_same_state_is_refused(device, eventually):
     device.start_agent()
     eventually(lambda: device.status() is not None, what="the first report")
 
-    command = [Path(sys.executable).with_name("device-agent"), "run", "--config"]
-    second = subprocess.run(
-        [*command, device.folder / "agent.toml"], capture_output=True, text=True, timeout=60, check=False
-    )
+    second = device.ask_agent("run")
 
     assert second.returncode == 1
     assert "another agent uses it" in second.stderr

@@ -124,22 +124,22 @@ class Host:
         self.url = line.strip().removeprefix("ready url=")
         self.port = int(self.url.rpartition(":")[2])
         context = ssl.create_default_context(cafile=self.folder / "ca.pem")
-        self.client = httpx.Client(base_url=self.url, verify=context, timeout=20)
+        self.client = httpx.Client(base_url=self.url, verify=context, timeout=120)
 
     def refused(self):
         """Start an app that must be refused, and return what it says."""
         process = self.popen()
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
         assert (process.returncode, output) == (1, "")
         return self.log().splitlines()[-1]
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=120)
 
     def stop(self):
         if self.process.poll() is None:
-            self.process.communicate(timeout=20)
+            self.process.communicate(timeout=120)
         return self.process.returncode
 
     def log(self):
@@ -156,7 +156,7 @@ class Host:
         return status.json()["queues"]
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=120):
     """Poll a condition until it holds, and return what it gave."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -394,7 +394,7 @@ def test_messages_survive_kill_9_and_so_does_the_place_in_the_event_log(tmp_path
 def test_it_ends_when_its_lifeline_closes(tmp_path, files):
     with running(tmp_path, files) as host:
         host.process.stdin.close()
-        assert host.process.wait(timeout=20) == 0
+        assert host.process.wait(timeout=120) == 0
 
 
 QUEUE_OUTPUT = "@app.queue_output(arg_name='out', queue_name='abc', connection='c')"

@@ -81,11 +81,11 @@ class Vault:
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=120)
 
     def stop(self):
         if self.process.poll() is None:
-            self.process.communicate(timeout=10)  # closes its standard input
+            self.process.communicate(timeout=120)  # closes its standard input
 
     def options(self):
         return {"connection_verify": str(self.folder / "ca.pem"), "verify_challenge_resource": False}
@@ -412,7 +412,7 @@ def test_what_was_answered_survives_kill_9(tmp_path):
 def test_the_vault_ends_when_its_lifeline_closes(tmp_path):
     with running(tmp_path) as vault:
         vault.process.stdin.close()
-        assert vault.process.wait(timeout=10) == 0
+        assert vault.process.wait(timeout=120) == 0
 
 
 def _moment(text):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -24,6 +25,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from simulators.live_cloud import LocalIdentity
 
 COMMAND = Path(sys.executable).with_name("local-cloud")
+LIMIT = 120
+"""Seconds for anything that is waited for; only a fault takes so long."""
+
+pytestmark = pytest.mark.timeout(5 * LIMIT)
 
 
 class LocalCloud:
@@ -40,15 +45,15 @@ class LocalCloud:
             text=True,
         )
         line = self.process.stdout.readline()
-        assert line.startswith("ready"), self.process.communicate(timeout=20)
+        assert line.startswith("ready"), self.process.communicate(timeout=LIMIT)
         self.description = json.loads((self.state / "cloud.json").read_text())
         trust = ssl.create_default_context(cafile=self.description["hub"]["ca_file"])
-        self.http = httpx.Client(base_url=self.description["functions"]["url"], verify=trust, timeout=30)
+        self.http = httpx.Client(base_url=self.description["functions"]["url"], verify=trust, timeout=LIMIT)
 
     def stop(self, number=signal.SIGTERM):
         if self.process.poll() is None:
             self.process.send_signal(number)
-        self.process.communicate(timeout=30)
+        self.process.communicate(timeout=LIMIT)
         return self.process.returncode
 
     def pids(self):
@@ -74,7 +79,7 @@ class LocalCloud:
 
 
 def run(*arguments):
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=LIMIT, check=False)
 
 
 @contextmanager
@@ -110,7 +115,7 @@ def own_address():
     return f"127.77.{os.getpid() // 250 % 250 + 1}.{os.getpid() % 250 + 1}"
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=LIMIT):
     """Poll a condition until it holds, and return what it gave."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -229,6 +234,14 @@ def test_a_public_key_is_certified_by_the_fleet_ca(cloud, tmp_path, device_key, 
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["urn:cpk:device:edge-03"]
 
 
+def test_a_device_registered_for_certificates_is_enrolled_without_a_key(cloud, device_key):
+    cloud.registry().create_device_with_certificate_authority("edge-07", "enabled")
+    answer = cloud.enrol("edge-07", "--public-key", str(device_key[0]))
+    host = cloud.description["hub"]["host"]
+    assert answer["connection_string"] == f"HostName={host};DeviceId=edge-07;x509=true"
+    assert "certificate" in answer
+
+
 def test_a_build_machine_is_certified(cloud, device_key):
     path, key = device_key
     done = cloud.run("certify-build", "builder", "--public-key", str(path))
@@ -294,6 +307,7 @@ def test_the_release_key_to_pin_is_the_newest_one(cloud):
         (["rogue", "--public-key", "{here}/nothing"], "cannot read"),
         (["rogue", "--public-key", "{here}/text"], "public key"),
         (["rogue", "--public-key", "{here}/pem"], "expected a PEM or DER public key"),
+        (["rogue", "--out", "{here}/text/inside"], "cannot make"),
         (["ro gue"], "device id: expected"),
         (["rogue/module"], "expected a device without a module"),
     ],
@@ -372,7 +386,7 @@ def test_no_server_outlives_the_command_and_the_next_start_takes_over(tmp_path, 
     with running(tmp_path / "state", "--address", own_address) as cloud:
         first, pids = cloud.description, cloud.pids()
         cloud.process.kill()
-        cloud.process.communicate(timeout=20)
+        cloud.process.communicate(timeout=LIMIT)
         until(lambda: not any(alive(pid) for pid in pids.values()))
         cloud.start()
         assert cloud.description == first
@@ -386,6 +400,60 @@ def test_a_program_on_the_clouds_own_port_is_named_at_the_next_start(tmp_path, o
         done = run("up", "--state", state)
     assert done.returncode == 1
     assert f"port {port} on {own_address} is taken by another program" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The state folder of a cloud that ran and ended."""
+    state = tmp_path_factory.mktemp("ended") / "state"
+    with running(state):
+        pass
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("endpoints.json", "garbage", "endpoints.json: not JSON"),
+        ("endpoints.json", '{"address": "192.0.2.1", "ports": {}}', "expected an IPv4 loopback address"),
+        ("fleet-ca.pem", "garbage", "fleet-ca.pem: expected one PEM certificate"),
+        ("fleet-ca.key", "garbage", "fleet-ca.key: expected an unencrypted PEM private key"),
+        ("identity.key", "garbage", "identity.key: expected an unencrypted PEM private key"),
+        ("identity.pem", "garbage", "identity.pem: expected a PEM public key"),
+        ("server.pem", "garbage", "server.pem: expected a PEM certificate"),
+        ("service.key", "", "--service-key-file: expected base64"),
+        ("function-keys.json", "[]", "function-keys.json: expected an object of keys"),
+        ("policy.json", "{}", "EDB_POLICY_FILE: at the root: the field version is missing"),
+        ("hub/hub.db", "garbage", "hub.db: file is not a database"),
+        ("vault/vault.db", "garbage", "vault.db: file is not a database"),
+        ("functions/host.db", "garbage", "host.db: file is not a database"),
+    ],
+)
+def test_a_damaged_state_folder_is_told_and_left_as_it_is(ended, tmp_path, name, content, message):
+    state = tmp_path / "state"
+    shutil.copytree(ended, state)
+    (state / name).write_text(content)
+    for journal in state.glob(f"{name}-*"):
+        journal.unlink()
+    done = run("up", "--state", state)
+    assert (done.returncode, done.stdout) == (1, "")
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(("{", "hint: "))]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("local-cloud: error: ")
+    assert message in errors[0]
+    assert (state / name).read_text() == content
+    assert not list((state / "run").glob("*.pid"))
+
+
+def test_a_reader_that_has_gone_is_no_fault_worth_a_traceback(cloud):
+    command = [COMMAND, "url", "WrapKey", "--state", cloud.state]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=LIMIT, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_without_a_running_cloud_nobody_is_enrolled(tmp_path):

@@ -40,7 +40,7 @@ def session(tmp_path):
 
     def run(script: str) -> subprocess.CompletedProcess[str]:
         # `timeout` ends the loops that wait, should what they wait for never come.
-        command = ["timeout", "--signal=KILL", "120", "bash", "-euo", "pipefail", "-c", script]
+        command = ["timeout", "--signal=KILL", "300", "bash", "-euo", "pipefail", "-c", script]
         shell = subprocess.Popen(
             command,
             cwd=folder,
@@ -51,7 +51,7 @@ def session(tmp_path):
             start_new_session=True,
         )
         try:
-            output, _ = shell.communicate(timeout=150)
+            output, _ = shell.communicate(timeout=330)
             return subprocess.CompletedProcess(command, shell.returncode, output)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -60,6 +60,7 @@ def session(tmp_path):
     return run
 
 
+@pytest.mark.timeout(360)
 def test_the_session_in_the_readme_works_as_it_stands(session):
     script = "\n".join(commands()) + "\nkill $(jobs -p); wait\n"
 

@@ -122,11 +122,11 @@ def test_every_desired_write_is_pushed_with_its_version(registry, connect):
     client.get_twin()
 
     registry.update_twin("edge-01", desired(a={"b": 1, "c": 2}))
-    first = patches.get(timeout=20)
+    first = patches.get(timeout=120)
     registry.update_twin("edge-01", desired(a={"b": None}))
 
     assert first == {"a": {"b": 1, "c": 2}, "$version": 2}
-    assert patches.get(timeout=20) == {"a": {"b": None}, "$version": 3}
+    assert patches.get(timeout=120) == {"a": {"b": None}, "$version": 3}
     assert client.get_twin()["desired"] == {"a": {"c": 2}, "$version": 3}
 
 
@@ -143,7 +143,7 @@ def test_devices_do_not_see_each_other(registry, connect):
     registry.update_twin("edge-02", desired(**{"for": "edge-02"}))
 
     for device_id, received in patches.items():
-        assert received.get(timeout=20)["for"] == device_id
+        assert received.get(timeout=120)["for"] == device_id
         assert registry.get_twin(device_id).properties.reported["i_am"] == device_id
         assert received.empty()
 
@@ -195,8 +195,8 @@ def test_direct_method_is_answered(registry, connect):
     method = CloudToDeviceMethod(
         method_name="echo",
         payload={"say": "hello"},
-        response_timeout_in_seconds=20,
-        connect_timeout_in_seconds=20,
+        response_timeout_in_seconds=120,
+        connect_timeout_in_seconds=120,
     )
 
     result = registry.invoke_device_method("edge-01", method)

@@ -24,7 +24,7 @@ KEY = base64.b64encode(b"k" * 32).decode()
 
 def tls(hub_process):
     context = ssl.create_default_context(cafile=str(hub_process.ca_file))
-    plain = socket.create_connection((hub_process.address, 8883), timeout=20)
+    plain = socket.create_connection((hub_process.address, 8883), timeout=120)
     return context.wrap_socket(plain, server_hostname=hub_process.address)
 
 
@@ -65,7 +65,6 @@ def connect(hub_process, registry):
             f"HostName={hub_process.address};DeviceId={device_id};SharedAccessKey={KEY}",
             server_verification_cert=hub_process.ca_file.read_text(),
             connection_retry_interval=1,
-            keep_alive=5,
         )
         clients.append(client)
         client.connect()
@@ -104,7 +103,7 @@ def test_patch_in_flight_at_a_kill_is_answered_after_the_restart(hub_process, re
     thread.start()
 
     hub_process.restart()
-    thread.join(timeout=60)
+    thread.join(timeout=120)
 
     assert outcome == [None]
     assert registry.get_twin("edge-01").properties.reported["flying"] == 1
@@ -133,7 +132,7 @@ def test_second_hub_on_the_same_state_is_refused(hub_process):
         *("--service-key-file", str(hub_process.folder / "service.key")),
     ]
 
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert second.returncode == 1
     assert "is another hub running on the same state?" in second.stderr

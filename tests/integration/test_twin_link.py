@@ -16,7 +16,7 @@ from shared.types import DeviceId, Secret
 
 DEVICE_ID = DeviceId("edge-01")
 KEY = base64.b64encode(b"k" * 32).decode()
-WAIT_SECONDS = 30
+WAIT_SECONDS = 120
 
 
 class SimulatedHub:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from device_agent.cpm_client import AppliedRelease, CpmStatus, DeviceKey, HeldKey, HeldPackage
-from shared.errors import EdbError, TransportError, VerificationError
+from shared.errors import EdbError, FormatError, TransportError, VerificationError
 from shared.release.document import Release, ReleasedKey, assemble, encode_claims, parse_release
 from shared.types import Audience, DeviceId, Fingerprint, KeyName, WrapAlgorithm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 
 def device_key(seed: str = "first") -> DeviceKey:
@@ -74,6 +75,10 @@ class ScriptedCpm:
         if self.away:
             raise TransportError("no cpm at cpm.sock: connection refused", code="cpm_unavailable")
 
+    @property
+    def judges_releases(self) -> bool:
+        return True
+
     def identify(self) -> DeviceKey:
         self._enter("identify")
         return self.key
@@ -113,6 +118,13 @@ class ScriptedCpm:
         self._enter("install_application_key")
         self._refuse_if_told()
         self.held[name] = HeldKey(version=1, kcv=wrapped[:16].ljust(16, b"\0"))
+
+    def install_package(self, package: Path) -> None:
+        self._enter("install_package")
+        self._refuse_if_told()
+        if not package.is_file():
+            raise FormatError(f"{package}: cannot be read")
+        self.packages[package.stem] = HeldPackage(version="1.0.0", state="installed")
 
     def _refuse_if_told(self) -> None:
         if self.refusals:

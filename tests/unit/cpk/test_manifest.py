@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from datetime import UTC, datetime
 
 import pytest
@@ -28,6 +29,11 @@ def complaint(data):
     with pytest.raises(FormatError) as caught:
         inspect_package(io.BytesIO(data), len(data))
     return str(caught.value)
+
+
+def place_of_manifest(data):
+    (offset,) = struct.unpack_from("<Q", data, 144)
+    return f"(the manifest is stream 8 at offset {160 + offset})"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +129,7 @@ def complaint(data):
         (
             "package/layout",
             {"00": 1},
-            "manifest /package/layout/00: expected a stream index from 0 to 8, found null",
+            "manifest /package/layout/00: expected a stream index from 0 to 8, found '00'",
         ),
         (
             "package/layout",
@@ -135,30 +141,53 @@ def complaint(data):
             {"1": "12"},
             "manifest /package/layout/1: expected an integer from 0 to 9223372036854775807, found '12'",
         ),
-        ("payload/data", 8, "stream 8: expected one use, found it named as manifest and as payload"),
+        (
+            "payload/data",
+            8,
+            (
+                "stream 8, table entry at offset 144: "
+                "expected one use, found it named as manifest and as payload"
+            ),
+        ),
         (
             "payload/dig/sha256/data",
             6,
-            "stream 6: expected one use, found it named as digest and as package digest",
+            (
+                "stream 6, table entry at offset 112: "
+                "expected one use, found it named as digest and as package digest"
+            ),
         ),
-        ("payload/enc/aes-gcm/nonce", 2, "stream 2: expected one use, found it named as nonce and as tag"),
+        (
+            "payload/enc/aes-gcm/nonce",
+            2,
+            "stream 2, table entry at offset 48: expected one use, found it named as nonce and as tag",
+        ),
     ],
 )
 def test_malformed_manifest_is_told_exactly(edit, path, value, message):
-    assert complaint(edit(path, value)) == message
+    data = edit(path, value)
+
+    in_manifest = message.startswith("manifest ")
+    assert complaint(data) == (f"{message} {place_of_manifest(data)}" if in_manifest else message)
 
 
 def test_text_that_is_too_long_is_told_shortened(edit):
-    assert complaint(edit("cp-id", "a" * 257)).endswith(f"found '{'a' * 48}'… of 257 characters")
+    assert complaint(edit("cp-id", "a" * 257)).startswith(
+        "manifest /cp-id: expected 1 to 256 characters, none a control character, "
+        f"found '{'a' * 48}'… of 257 characters ("
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (b"[]", "manifest document: expected an object, found an array"),
-        (b'{"cp-id":1,"cp-id":2}', "manifest: the name 'cp-id' stands twice in one object"),
-        (b'{"x":NaN}', "manifest: NaN is not JSON"),
-        (b"\xef\xbb\xbf{}", "manifest: starts with a byte order mark"),
+        (
+            b'{"cp-id":1,"cp-id":2}',
+            "manifest: expected each name once in an object, found that 'cp-id' stands twice",
+        ),
+        (b'{"x":NaN}', "manifest: expected JSON at character 5, found NaN"),
+        (b"\xef\xbb\xbf{}", "manifest: expected JSON at character 0, found a byte order mark"),
     ],
 )
 def test_lenient_json_is_refused(text, message):

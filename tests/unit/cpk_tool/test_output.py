@@ -68,3 +68,29 @@ def test_main_reports_a_file_that_cannot_be_read(capsys):
 def test_version_needs_no_command(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("cpk-tool ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "result", "code"),
+    [
+        (["--json"], 2, "usage", "usage"),
+        (["explode", "--json"], 2, "usage", "usage"),
+        (["inspect", "--json", "a", "b"], 2, "usage", "usage"),
+        (["build", "--json", "--segment-size", "much"], 2, "usage", "usage"),
+        (["build", "--json"], 2, "usage", "settings_invalid"),
+        (["inspect", "--json", "/nonexistent"], 1, "failed", "io_error"),
+        (["inspect", "--json", "/dev/null"], 1, "malformed", "malformed"),
+    ],
+)
+def test_an_error_of_any_kind_is_one_json_document(capsys, arguments, status, result, code):
+    assert main(arguments) == status
+
+    written = capsys.readouterr()
+    document = json.loads(written.out)
+    assert (document["result"], document["code"]) == (result, code)
+    assert f"cpk-tool: error: {document['message']}\n" in written.err
+
+
+def test_without_the_option_an_error_writes_nothing_to_standard_output(capsys):
+    assert main(["explode"]) == 2
+    assert capsys.readouterr().out == ""

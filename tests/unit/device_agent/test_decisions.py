@@ -14,6 +14,7 @@ IDLE = {
     "twin_fresh": True,
     "desired_open": False,
     "report_open": False,
+    "renewal_due": False,
     "poll_due": False,
 }
 
@@ -38,6 +39,9 @@ def test_nothing_is_done_when_nothing_is_open():
         ({"report_open": True}, Action.REPORT),
         ({"report_open": True, "connected": False, "hub_due": False}, None),
         ({"report_open": True, "desired_open": True}, Action.APPLY),
+        ({"renewal_due": True}, Action.RENEW),
+        ({"renewal_due": True, "cpm_known": False, "cpm_due": False}, None),
+        ({"renewal_due": True, "report_open": True}, Action.REPORT),
         ({"poll_due": True}, Action.POLL),
         ({"poll_due": True, "report_open": True}, Action.REPORT),
     ],

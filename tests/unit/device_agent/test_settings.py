@@ -2,7 +2,8 @@ import logging
 
 import pytest
 
-from device_agent.settings import EDGE_VARIABLES, load_settings
+from device_agent.settings import load_settings
+from device_agent.sign_in import EDGE_VARIABLES, EdgeModule
 from shared.errors import SettingsError
 
 KEY = "c2VjcmV0LXNoYXJlZC1hY2Nlc3Mta2V5"
@@ -17,7 +18,7 @@ def test_environment_goes_before_the_file(tmp_path):
     settings = load_settings(config, {"DEVICE_AGENT_STATE_DIR": "/two", "CPM_SOCKET": "/run/b.sock"})
 
     assert settings.device_id == "edge-01"
-    assert settings.connection_string.reveal() == CONNECTION.encode()
+    assert settings.sign_in.text.reveal() == CONNECTION.encode()
     assert str(settings.state_dir) == "/two"
     assert settings.cpm_socket == "/run/a.sock"
     assert settings.log_level == "INFO"
@@ -45,7 +46,7 @@ def test_edge_module_needs_no_connection_string():
     settings = load_settings(None, environment)
 
     assert settings.device_id == "gateway/agent"
-    assert settings.connection_string is None
+    assert settings.sign_in == EdgeModule(device_id="gateway/agent", gateway="value-IOTEDGE_GATEWAYHOSTNAME")
 
 
 def test_connection_string_goes_before_the_edge_environment():
@@ -56,7 +57,7 @@ def test_connection_string_goes_before_the_edge_environment():
 
 def test_all_problems_are_told_together(tmp_path):
     config = tmp_path / "agent.toml"
-    config.write_text("conection_string = 'x'\nstate_dir = 7\n")
+    config.write_text("conection_string = 'x'\nstate_dir = true\n")
     environment = {
         "DEVICE_AGENT_LOG_LEVEL": "loud",
         "DEVICE_AGENT_CA_FILE": str(tmp_path / "missing.pem"),
@@ -121,7 +122,7 @@ def test_secret_that_others_can_read_is_warned_of(tmp_path, caplog, mode, warnin
     with caplog.at_level(logging.WARNING, logger="device_agent"):
         settings = load_settings(None, {"DEVICE_AGENT_CONNECTION_STRING_FILE": str(file)})
 
-    assert settings.connection_string.reveal() == CONNECTION.encode()
+    assert settings.sign_in.text.reveal() == CONNECTION.encode()
     assert [record.getMessage() for record in caplog.records] == ["secret_readable_by_others"] * warnings
 
 

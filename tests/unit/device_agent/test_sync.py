@@ -17,9 +17,10 @@ from simulators.scripted_cpm import ScriptedCpm, device_key, release_for
 
 from device_agent.certificate import CertificateFile
 from device_agent.cpm_client import DeviceKey, HeldPackage
+from device_agent.hub_watch import UNAUTHORIZED_SECONDS
 from device_agent.inbox import Inbox
 from device_agent.state import StateFolder
-from device_agent.sync import CPM_MISSED_SECONDS, POLL_SECONDS, UNAUTHORIZED_SECONDS, Agent
+from device_agent.sync import CPM_MISSED_SECONDS, POLL_SECONDS, Agent
 from device_agent.twin_link import REFUSED, UNAUTHORIZED
 from shared.encoding import decode_base64, encode_base64
 from shared.errors import FormatError, StorageError, TransportError, VerificationError

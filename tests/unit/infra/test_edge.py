@@ -3,9 +3,11 @@
 import configparser
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -127,19 +129,62 @@ def pins(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)(?:\[[a-z0-9,-]+\])?==([^\s;]+)", path.read_text(), re.MULTILINE))
 
 
-def test_agent_imports_nothing_that_opens_keys_or_packages_or_speaks_for_the_service():
-    code = (
-        "import sys, device_agent.main, device_agent.adapters.iot_hub_device;"
-        "print('\\n'.join(sorted(sys.modules)))"
+def modules_of(package: str) -> list[str]:
+    files = (ROOT / package).rglob("*.py")
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+def imported_by(package: str) -> set[str]:
+    """Import every module of a package in a process of its own, and return all that this loaded."""
+    code = f"import sys, {', '.join(modules_of(package))}; print('\\n'.join(sorted(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
+    return set(result.stdout.split())
+
+
+def test_agent_imports_nothing_that_opens_keys_or_packages_or_speaks_for_the_service():
+    loaded = imported_by("device_agent")
+
+    assert "azure.iot.device" in loaded
+    assert not {"shared.keys.unwrapping", "shared.cpk", "azure.iot.hub", "uamqp", "msrest", "cpm"} & loaded
+
+
+def test_cpm_speaks_to_no_cloud():
+    code = "import sys, cpm.main, cpm.serve; print('\\n'.join(sorted(sys.modules)))"
 
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
 
-    loaded = set(result.stdout.split())
-    assert "azure.iot.device" in loaded
-    assert not {"shared.keys.unwrapping", "shared.cpk", "azure.iot.hub", "uamqp", "cpm"} & loaded
+    assert not {"azure", "requests", "urllib3", "uamqp", "device_agent"} & set(result.stdout.split())
+
+
+def test_agent_that_runs_has_not_loaded_what_it_seldom_needs():
+    code = "import sys, device_agent.main, device_agent.adapters.links;print('\\n'.join(sorted(sys.modules)))"
+
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert not {"urllib3", "prometheus_client", "shared.release.verifying"} & set(result.stdout.split())
+
+
+# Compiled, and found as wheels for aarch64 by `pip download --only-binary=:all:` for manylinux2014_aarch64.
+# All others are pure Python; paho-mqtt as a source distribution.
+COMPILED_AND_CHECKED = {"cbor2", "cffi", "charset-normalizer", "cryptography"}
+
+
+def test_compiled_dependencies_are_those_that_exist_for_aarch64():
+    compiled = {
+        name
+        for name in pins(EDGE / "requirements.txt")
+        if any(str(file).endswith(".so") for file in metadata.files(name) or [])
+    }
+
+    assert compiled <= COMPILED_AND_CHECKED
+    assert "cryptography" in compiled
 
 
 def unit_text() -> str:
@@ -161,3 +206,19 @@ def test_unit_confines_the_agent():
     assert service["CapabilityBoundingSet"] == ""
     assert service["StateDirectoryMode"] == "0700"
     assert "SharedAccessKey" not in unit_text()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+def test_unit_is_as_confined_as_systemd_can_tell():
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager"]
+
+    result = subprocess.run(
+        [*command, EDGE / "device-agent.service"], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert result.returncode == 0, result.stdout
+
+
+def test_unit_is_started_again_for_ever():
+    assert "StartLimitIntervalSec=0" in unit_text().splitlines()
+    assert "Restart=always" in unit_text().splitlines()

@@ -51,7 +51,7 @@ def pid_of(workspace, name, *, other_than=None):
             return None
         return pid if pid != other_than and running(pid) else None
 
-    return until(look, what=f"process {name}", seconds=20)
+    return until(look, what=f"process {name}")
 
 
 def running(pid):
@@ -62,7 +62,7 @@ def running(pid):
 
 
 def wait_until_gone(pid):
-    until(lambda: None if running(pid) else True, what=f"end of {pid}", seconds=20)
+    until(lambda: None if running(pid) else True, what=f"end of {pid}")
 
 
 def test_output_goes_to_the_log(workspace, processes, tmp_path):
@@ -182,12 +182,12 @@ def test_stopping_names_no_process_that_only_has_a_former_id(workspace, lock):
 
 def test_a_process_that_cannot_start_is_given_up_with_its_own_words(processes, tmp_path):
     log = tmp_path / "log"
-    complain = "import sys; sys.exit('cpm: error: port 1 is taken')"
+    complain = "import sys; sys.exit('cpm: error: port 1 is taken\\nhint: free it')"
     processes.start("one", [sys.executable, "-c", complain], log=log)
 
     def look():
         check_log(log)
 
     with pytest.raises(EdbError, match="cpm: error: port 1 is taken") as raised:
-        until(look, what="the third complaint", seconds=20)
-    assert raised.value.code == "cannot_start"
+        until(look, what="the third complaint")
+    assert (raised.value.code, raised.value.hint) == ("cannot_start", "free it")

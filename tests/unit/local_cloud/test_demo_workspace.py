@@ -1,6 +1,7 @@
 """The state folder is emptied only if it is a demo's own, and only while no demo runs there."""
 
 import os
+import shlex
 
 import pytest
 
@@ -26,7 +27,13 @@ def test_makes_a_folder_for_each_machine(taken):
 def test_a_second_demo_in_the_same_folder_is_refused_and_told_how_to_stop_the_first(taken):
     with pytest.raises(Conflict, match="still running") as refused:
         Workspace(root=taken.root).take()
-    assert refused.value.hint == f"stop it with: local-cloud demo --stop --state {taken.root}"
+    assert refused.value.hint == f"stop it with: {taken.stop_command}"
+
+
+def test_the_command_that_stops_is_ready_for_a_shell(tmp_path):
+    words = shlex.split(Workspace(root=tmp_path / "a folder").stop_command)
+    assert words[1:] == ["demo", "--stop", "--state", str(tmp_path / "a folder")]
+    assert os.access(words[0], os.X_OK)
 
 
 def test_a_later_demo_starts_from_nothing(taken):

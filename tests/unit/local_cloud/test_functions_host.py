@@ -301,7 +301,7 @@ def test_at_the_start_a_timer_runs_if_told_or_if_it_missed_a_moment(store, sched
 
     async def scenario():
         task = asyncio.create_task(timer.run())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(120):
             while len(engine.calls) < len(past_due):  # noqa: ASYNC110 - the engine has no event
                 await asyncio.sleep(0.001)
         for _ in range(5):
@@ -345,7 +345,7 @@ def consume(store, log, engine, cardinality="MANY"):
     async def scenario():
         consumer = EventConsumer(function, log, invoker=invoker(engine, store), store=store, batch_size=2)
         task = asyncio.create_task(consumer.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await log.drained.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

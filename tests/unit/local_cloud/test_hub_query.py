@@ -134,8 +134,11 @@ def test_groups_are_counted_and_summed():
     ]
 
 
-def test_count_of_nothing_is_zero():
-    assert page("SELECT COUNT() AS n FROM devices WHERE deviceId = 'zz'").items == [{"n": 0}]
+@pytest.mark.parametrize(
+    ("condition", "count"), [("", 4), ("WHERE tags.n > 0", 2), ("WHERE deviceId = 'zz'", 0)]
+)
+def test_a_count_without_groups_is_one_row(condition, count):
+    assert page(f"SELECT COUNT() AS n FROM devices {condition}").items == [{"n": count}]
 
 
 def test_groups_tell_types_and_absence_apart():

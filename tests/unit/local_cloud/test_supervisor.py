@@ -52,7 +52,7 @@ def pid(folder):
 
 
 async def until(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - another process has no event here
             await asyncio.sleep(0.01)
 

@@ -1,0 +1,35 @@
+"""The benchmark runs as its documentation says, at a size whose figures nobody looks at."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIGURES = [
+    "build_over_sha_limit",
+    "build_over_age_and_digest",
+    "install_over_limit",
+    "rss_over_interpreter_mb",
+]
+
+
+@pytest.mark.skipif(shutil.which("age") is None, reason="needs age")
+def test_it_writes_figures_a_plot_and_the_tables(tmp_path):
+    figures, plot, guide = tmp_path / "package.json", tmp_path / "package.png", tmp_path / "performance.md"
+    shutil.copy(ROOT / "docs" / "performance.md", guide)
+    small = ["--size", "1M", "--rounds", "1", "--memory-size", "1M", "--folder", str(tmp_path)]
+    output = ["--json", str(figures), "--plot", str(plot), "--markdown", str(guide)]
+
+    subprocess.run([sys.executable, ROOT / "bench" / "package.py", *small, *output], check=True)
+
+    document = json.loads(figures.read_text())
+    for name in FIGURES:
+        figure = document[name]
+        assert figure["min"] <= figure["median"] <= figure["max"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "Payload 1 MiB, 1 rounds" in guide.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([figures.name, plot.name, guide.name])
