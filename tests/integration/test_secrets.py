@@ -30,6 +30,7 @@ from functions.adapters.iot_hub import HubTwinRegistry
 from functions.adapters.key_vault import VaultKek, VaultReleaseSigner, make_key_client
 from functions.adapters.key_vault_secrets import SecretClassKeyStore
 from functions.services import assemble
+from shared.errors import KeyUnavailable
 
 CLASS_KEY = bytes.fromhex("5ec2e7c1a55ce7a3b1ed0fa11ed10ca70a5d0fe1dbadc0de0ddba11feedface5")
 FUNCTION_KEY = "Pl4nted-Function_Key+of/this=test~0123456789"
@@ -78,7 +79,10 @@ class Recording(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.loggers.add(record.name)
         self.lines.append(f"{record.getMessage()} {record.__dict__!r}")
-        error = record.exc_info[1] if record.exc_info else None
+        self.note(record.exc_info[1] if record.exc_info else None)
+
+    def note(self, error: BaseException | None) -> None:
+        """Keep an exception with its causes."""
         while error is not None:
             self.lines.append(f"{error!s} {error!r} {error.args!r} {getattr(error, '__notes__', '')!r}")
             error = error.__cause__ or error.__context__
@@ -201,7 +205,6 @@ def drive(app: App, *, imports: bool = True) -> set[int]:
     app.request("DeviceModule", method="GET", route={"device_id": "edge-01", "module_id": "none"})
     app.request("Health", method="GET")
     app.request("Ready", method="GET")
-    app.tick()
     return {reply.status for reply in app.replies}
 
 
@@ -227,6 +230,7 @@ def test_planted_secrets_are_in_no_log_answer_or_exception(live_cloud, recording
 
     app = RealApp(live_cloud, cloud, tmp_path, live_cloud.credential)
     statuses = drive(app)
+    app.tick()
     passes = str(dict(app.queues))
     app.drain()
     released = app.request("Device", method="GET", route={"device_id": "edge-01"}).document
@@ -239,6 +243,9 @@ def test_planted_secrets_are_in_no_log_answer_or_exception(live_cloud, recording
     identity = (live_cloud.folder / "identity.key").read_bytes()
     stranger = RealApp(live_cloud, cloud, tmp_path, LocalIdentity(identity, "stranger"))
     statuses.update(drive(stranger, imports=False))
+    with pytest.raises(KeyUnavailable) as refused:
+        stranger.tick()
+    recording.note(refused.value)  # the host logs what a function raises
     assert {200, 201, 400, 403, 404, 405, 409, 413, 422, 500, 503} <= statuses
 
     tokens_given = sorted(app.credential.tokens | stranger.credential.tokens)
