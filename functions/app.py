@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
-from functions import distribute_key, fleet, health, key_lifecycle, openapi, provision_key, wrap_key
+from functions import (
+    distribute_key,
+    fleet,
+    health,
+    key_lifecycle,
+    openapi,
+    provision_key,
+    vault_events,
+    wrap_key,
+)
 from functions.services import connect
 from functions.settings import Settings
 
@@ -39,6 +48,7 @@ def build_app(
     services = _Once(lambda: connect_services(settings))
     app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
     app.register_functions(distribute_key.blueprint(services))
+    app.register_functions(vault_events.blueprint())
     for functions in http_functions(services, audience=settings.audience):
         app.register_functions(functions)
     return app

@@ -127,6 +127,19 @@ class App:
         while self.queues["distribute-passes"]:
             self.message("DistributeKeyPass", self.queues["distribute-passes"].pop(0))
 
+    def vault_event(self, event_type: str, subject: str) -> None:
+        """Deliver an event of the vault, as Event Grid does."""
+        event = func.EventGridEvent(
+            id="1",
+            data={},
+            topic="/vaults/vault",
+            subject=subject,
+            event_type=event_type,
+            event_time=dt.datetime.now(dt.UTC),
+            data_version="1",
+        )
+        self._invoke("DistributeKeyVaultEvents", event=event)
+
     def message(self, name: str, text: str) -> None:
         self._invoke(name, message=func.QueueMessage(id="1", body=text.encode()))
 

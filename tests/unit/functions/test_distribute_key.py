@@ -58,6 +58,22 @@ class TestWhatStartsIt:
         fleet.drain()
         assert fleet.cloud.wrapped("edge-00") == {}
 
+    @pytest.mark.parametrize(
+        ("event_type", "subject", "passes"),
+        [
+            ("Microsoft.KeyVault.SecretNewVersionCreated", "ck-my-app", 1),
+            ("Microsoft.KeyVault.SecretExpired", "ck-my-app", 1),
+            ("Microsoft.KeyVault.SecretNewVersionCreated", "database-password", 0),
+            ("Microsoft.KeyVault.KeyNewVersionCreated", "ck-my-app", 0),
+            ("Microsoft.Storage.BlobCreated", "ck-my-app", 0),
+        ],
+    )
+    def test_an_event_of_the_vault_leads_to_a_pass_if_it_is_about_a_class_key(
+        self, fleet, event_type, subject, passes
+    ):
+        fleet.vault_event(event_type, subject)
+        assert len(fleet.queues["distribute-passes"]) == passes
+
     def test_an_empty_fleet_puts_nothing_on_the_queue(self, app):
         app.tick()
         assert app.queues["distribute-pages"] == []

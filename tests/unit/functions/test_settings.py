@@ -132,6 +132,7 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "DistributeKeyPass",
         "DistributeKeyPage",
         "DistributeKeyTwinEvents",
+        "DistributeKeyVaultEvents",
     }
 
 
