@@ -76,6 +76,7 @@ def give_reference_tool(device, folder):
     return tool
 
 
+@pytest.mark.timeout(500)  # waits add up on a machine with much else to do
 def test_two_agents_with_one_identity_back_off_and_say_so(device, hub_process, tmp_path, eventually):
     (tmp_path / "twin").mkdir()
     other = DeviceProcesses(hub_process, tmp_path / "twin")
@@ -90,7 +91,7 @@ def test_two_agents_with_one_identity_back_off_and_say_so(device, hub_process, t
             lambda: (
                 device.logged("duplicate_identity_suspected") + other.logged("duplicate_identity_suspected")
             ),
-            seconds=150,
+            seconds=300,
             what="the suspicion",
         )
 
@@ -141,6 +142,7 @@ def resident_kib(pid):
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+@pytest.mark.timeout(500)  # waits add up on a machine with much else to do
 def test_certificate_is_asked_for_reported_and_asked_for_again_when_the_key_changes(
     device, tmp_path, eventually
 ):
@@ -165,6 +167,7 @@ def test_certificate_is_asked_for_reported_and_asked_for_again_when_the_key_chan
     assert len(device.logged("certificate_renewed")) == 2
 
 
+@pytest.mark.timeout(500)  # waits add up on a machine with much else to do
 def test_reference_cpm_receives_a_key_and_a_new_one_after_it_was_loaded_anew(device, tmp_path, eventually):
     tool = give_reference_tool(device, tmp_path / "reference")
     device.settings["health_file"] = str(tmp_path / "health.json")

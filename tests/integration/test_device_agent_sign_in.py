@@ -131,6 +131,7 @@ def test_device_signs_in_with_a_client_certificate(make_device, hub_process, eve
     receives_a_key(device, eventually)
 
 
+@pytest.mark.timeout(500)  # waits add up on a machine with much else to do
 def test_client_certificate_of_another_device_is_refused_until_the_file_is_replaced(
     make_device, hub_process, eventually
 ):
@@ -149,6 +150,7 @@ def test_client_certificate_of_another_device_is_refused_until_the_file_is_repla
     eventually(lambda: device.status() is not None, seconds=120, what="the first report")
 
 
+@pytest.mark.timeout(500)  # waits add up on a machine with much else to do
 @pytest.mark.parametrize("credential", ["key", "certificate"])
 def test_hub_that_provisioning_assigns_is_used(make_device, hub_process, service, eventually, credential):
     device = make_device()

@@ -124,6 +124,7 @@ def at(root: Path, text: str) -> str:
     return moved.replace("fleet-a", "local")
 
 
+@pytest.mark.timeout(500)  # waits add up on a machine with much else to do
 def test_guide_takes_a_device_to_its_keys(machine):
     root, work, run = machine
     prepared = run(

@@ -54,7 +54,7 @@ def test_command_that_hangs_ends_at_its_limit_with_everything_it_started(tmp_pat
     )
 
     with pytest.raises(TransportError) as caught:
-        python(code, seconds=2)
+        python(code, seconds=15)
 
     assert caught.value.code == TIMED_OUT
     eventually(lambda: not lives(int((tmp_path / "child").read_text())), what="the end of its child")
