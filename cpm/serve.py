@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-from importlib import metadata
 from typing import TYPE_CHECKING
 
 from cpm.clock import system_clock
@@ -16,6 +15,7 @@ from cpm.sealed_store import SealedStore
 from cpm.server import Server
 from cpm.service import Service
 from cpm.state_file import LockedFolder, StateFile
+from shared.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,13 +76,5 @@ def _assemble(settings: ServeSettings, folder: LockedFolder, custody: Custody) -
         custody=custody,
         pins=settings.pins,
         clock=system_clock,
-        program_version=program_version(),
+        program_version=VERSION,
     )
-
-
-def program_version() -> str:
-    """Return this program's version, or ``unknown`` where it runs from a folder that was not installed."""
-    try:
-        return metadata.version("enclave-device-blueprint")
-    except metadata.PackageNotFoundError:
-        return "unknown"
