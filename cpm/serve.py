@@ -47,7 +47,13 @@ def serve(settings: ServeSettings) -> None:
         try:
             with contextlib.closing(server), _stopped_by_signals(server):
                 print(f"ready {settings.socket}", flush=True)  # noqa: T201 - whoever started us waits for it
-                log.info("ready", extra={"device_id": settings.device_id})
+                log.info(
+                    "ready",
+                    extra={
+                        "device_id": settings.device_id,
+                        "sandbox": settings.pins.workloads.sandbox.choice.value,
+                    },
+                )
                 server.serve()
         finally:
             unlisten(listener, settings.socket)
