@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from simulators.software_cpm import CPM, SECONDS, Cpm
+from simulators.software_cpm import CPM, SCRIPT, SECONDS, Cpm
 from simulators.releasing_cloud import CP_ID, DEVICE_ID, NAME
 
 from shared.encoding import encode_cbor
@@ -281,6 +281,19 @@ def test_modes_limits_and_secrets_on_disk(cpm):
     limits = Path(f"/proc/{cpm.process.pid}/limits").read_text()
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
+
+
+def test_process_is_closed_to_debuggers_and_new_privileges_and_locks_its_memory(cpm):
+    folder = Path(f"/proc/{cpm.process.pid}")
+    status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines())
+
+    assert status["NoNewPrivs"] == "1"
+    # What is not dumpable belongs to root, whoever runs it; its memory is for those with CAP_SYS_PTRACE.
+    assert (folder / "mem").stat().st_uid == 0
+    if os.geteuid() == 0:
+        assert int(status["VmLck"].split()[0]) > 0
+    else:
+        assert "memory_lock" in cpm.log() or int(status["VmLck"].split()[0]) > 0
 
 
 # ── clients good and bad ──────────────────────────────────────────────────────────────────────────────────

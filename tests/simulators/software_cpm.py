@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,11 +50,18 @@ class Cpm:
         }
         return [CPM, "serve", *[word for name, value in values.items() for word in (f"--{name}", value)]]
 
-    def start(self) -> None:
+    def start(self, *, wrapper: Sequence[str] = (), given: str = "") -> None:
+        """Start it, inside a program that reads ``given`` if there is one; return when it is ready."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.command(), *self.options], stdout=subprocess.PIPE, stderr=log, text=True
+                [*wrapper, *self.command(), *self.options],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
             )
+        with self.process.stdin as stdin:
+            stdin.write(given)
         assert self.process.stdout.readline().startswith("ready"), self.log()
 
     def kill(self) -> None:
