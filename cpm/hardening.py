@@ -14,10 +14,11 @@ _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 def harden() -> None:
-    """Leave no core dump, no way in for a debugger, no file for others, no new privileges, and no swapped key.
+    """Leave no core dump, no way in for a debugger, no file for others, and no swapped key.
 
-    What children inherit of this is the core limit, the umask and that no program gives them privileges. Locking memory needs a limit or a privilege
-    that not every system gives: without it the CPM says so in its log and goes on.
+    What children inherit of this is the core limit, the umask, and that no program they start gives them
+    privileges. Locking memory needs a limit or a privilege that not every system gives: without it the CPM
+    says so in its log and goes on.
     """
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from simulators.software_cpm import CPM, SECONDS, Cpm
@@ -14,6 +16,7 @@ from simulators.releasing_cloud import CP_ID, NAME
 from cpm.sandbox import Bubblewrap, Landlock
 from shared.errors import FormatError, NotFound, PolicyDenied, StorageError
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MODEL = os.urandom(3 << 20) + b"the end"
 WORKING = [sandbox.choice.value for sandbox in (Bubblewrap(), Landlock()) if sandbox.why_not() is None]
 
@@ -138,6 +141,27 @@ def test_payload_is_poured_into_a_pipe(start):
 
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert ran.stdout == MODEL
+
+
+def test_confidential_onnx_model_is_run_from_a_pipe(start):
+    cpm = start("--allow-stream", CP_ID)
+    cpm.install((EXAMPLES / "onnx_classifier" / "model" / "digits.onnx").read_bytes())
+    images = EXAMPLES / "confidential_ml" / "data" / "held_out.jsonl"
+    with subprocess.Popen(
+        [CPM, "run", "--stream", CP_ID, "--socket", cpm.socket], stdout=subprocess.PIPE
+    ) as client:
+        ran = subprocess.run(
+            [sys.executable, EXAMPLES / "onnx_classifier" / "run_onnx.py", images, "--quiet"],
+            stdin=client.stdout,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    assert (client.returncode, ran.returncode) == (0, 0), ran.stderr
+    found = re.fullmatch(r"accuracy on 450 images: ([0-9.]+)\n", ran.stderr)
+    assert float(found[1]) >= 0.95
 
 
 def test_payload_goes_to_nobody_unless_the_device_allows_it(start):
