@@ -56,10 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: argparse.Namespace) -> int:
     """Do one command; what only one of them needs is imported by it alone, so that the others start fast."""
     if arguments.command == "serve":
+        from cpm.hardening import harden  # noqa: PLC0415 - as above
         from cpm.serve import serve  # noqa: PLC0415 - as above
         from cpm.settings import read_settings  # noqa: PLC0415 - as above
 
         logs.configure(arguments.log_level)
+        harden()  # first: reading the settings tries the sandbox, which has to work without new privileges
         serve(read_settings(arguments))
         return DONE
     if arguments.command == "reseal":
