@@ -175,7 +175,6 @@ def find_sandbox(choice: SandboxChoice) -> Sandbox:
                 return adapter
             reasons.append(f"{adapter.choice.value}: {reason}")
     raise EdbError(
-        f"no sandbox for workloads: {'; '.join(reasons)}",
+        f"--sandbox {choice.value}: {'; '.join(reasons)}; only --sandbox none runs workloads unconfined",
         code="sandbox_unavailable",
-        hint="install bubblewrap, use a kernel with Landlock, or say --sandbox none",
     )

@@ -330,5 +330,16 @@ def test_without_any_sandbox_auto_refuses_and_only_none_runs_unconfined(monkeypa
         with pytest.raises(EdbError) as refused:
             find_sandbox(choice)
         assert refused.value.code == "sandbox_unavailable"
-        assert "--sandbox none" in refused.value.hint
+        assert str(refused.value).startswith(f"--sandbox {choice.value}: ")
     assert isinstance(find_sandbox(SandboxChoice.NONE), Unconfined)
+
+
+@pytest.mark.skipif(Landlock().why_not() is not None, reason="no Landlock here")
+def test_bubblewrap_that_is_there_and_does_not_work_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "bwrap").write_text("#!/bin/sh\necho 'bwrap: no namespace for you' >&2\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setattr("cpm.sandbox.PROGRAMS_PATH", str(tmp_path))
+
+    assert find_sandbox(SandboxChoice.AUTO).choice is SandboxChoice.LANDLOCK
+    with pytest.raises(EdbError, match="no namespace for you"):
+        find_sandbox(SandboxChoice.BUBBLEWRAP)

@@ -312,10 +312,16 @@ def test_package_that_is_not_installed_is_not_streamed(start):
         ["run", "app", "--backoff", "-1"],
         ["run", "app", "--backoff", "nan"],
         ["run", "app", "--backoff", "61"],
+        ["serve", "--sandbox", "chroot"],
+        ["serve", "--memory", "1T"],
+        ["serve", "--memory", "0"],
+        ["serve", "--processes", "many"],
+        ["serve", "--cpu-seconds", "0"],
     ],
 )
 def test_wrong_words_are_wrong_usage(words):
     ran = subprocess.run([sys.executable, "-m", "cpm.main", *words], capture_output=True, check=False)
 
     assert ran.returncode == 2
-    assert b"usage: cpm run" in ran.stderr
+    assert f"usage: cpm {words[0]}".encode() in ran.stderr
+    assert f"argument {words[-2]}: ".encode() in ran.stderr
