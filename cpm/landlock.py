@@ -6,7 +6,7 @@ the process and everything it starts, and cannot be undone:
 - files: it may read and run what stands under :data:`READABLE`, read its own ``/proc`` entry and use the
   harmless devices. It can open nothing else, and can change nothing at all.
 - sockets: it can make none, or with ``network`` every kind but Unix ones, through which it would reach the
-  CPM and other services of its user. Pairs that are connected to each other stay possible.
+  CPM and other services of its user. Pairs that stay connected to each other are possible.
 - other processes: none outside can be traced, or signalled where the kernel is 6.12 or later.
 
 Numbers are those of ``linux/landlock.h``, ``linux/seccomp.h`` and ``linux/audit.h``.
@@ -59,12 +59,14 @@ _NET_ABI, _SCOPE_ABI = 4, 6
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _ALLOW, _DENY, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _RETURN = 0x20, 0x15, 0x35, 0x06
-_NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _FIRST_ARGUMENT_OFFSET = 0, 4, 16
-_ARCHITECTURES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}  # audit's number, socket(2)'s
+_LOAD, _AND, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
+_NUMBER_OFFSET, _ARCHITECTURE_OFFSET, _FIRST_ARGUMENT_OFFSET, _SECOND_ARGUMENT_OFFSET = 0, 4, 16, 24
+# By machine: audit's number of the architecture, and the calls' own for socket and socketpair.
+_ARCHITECTURES = {"x86_64": (0xC000003E, 41, 53), "aarch64": (0xC00000B7, 198, 199)}
 _IO_URING_SETUP = 425  # could make sockets past the filter
 _X32_BIT = 0x40000000
 _AF_UNIX = 1
+_SOCK_STREAM, _SOCK_SEQPACKET, _SOCKET_TYPE_MASK = 1, 5, 0xF
 
 
 def why_not() -> str | None:
@@ -121,7 +123,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
 
 
 def _filter_sockets(*, network: bool) -> None:
-    architecture, socket_number = _ARCHITECTURES[os.uname().machine]
+    architecture, socket_number, socketpair_number = _ARCHITECTURES[os.uname().machine]
     program = [
         _instruction(_LOAD, _ARCHITECTURE_OFFSET),
         _instruction(_JUMP_EQUAL, architecture, if_true=1),
@@ -130,6 +132,14 @@ def _filter_sockets(*, network: bool) -> None:
         _instruction(_JUMP_GREATER_EQUAL, _X32_BIT, if_false=1),
         _instruction(_RETURN, _DENY),
         _instruction(_JUMP_EQUAL, _IO_URING_SETUP, if_false=1),
+        _instruction(_RETURN, _DENY),
+        # A pair of datagram sockets could send to any socket by its name; the other kinds stay connected.
+        _instruction(_JUMP_EQUAL, socketpair_number, if_false=6),
+        _instruction(_LOAD, _SECOND_ARGUMENT_OFFSET),
+        _instruction(_AND, _SOCKET_TYPE_MASK),
+        _instruction(_JUMP_EQUAL, _SOCK_STREAM, if_true=1),
+        _instruction(_JUMP_EQUAL, _SOCK_SEQPACKET, if_false=1),
+        _instruction(_RETURN, _ALLOW),
         _instruction(_RETURN, _DENY),
         _instruction(_JUMP_EQUAL, socket_number, if_true=1),
         _instruction(_RETURN, _ALLOW),

@@ -225,6 +225,33 @@ def test_even_with_the_network_unix_sockets_outside_are_out_of_reach(bench, tmp_
 
 
 @needs_python
+@pytest.mark.parametrize("network", [frozenset(), frozenset({"app"})])
+def test_pair_of_sockets_works_and_is_no_way_out(bench, tmp_path, network):
+    bench.rules["network_for"] = network
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log, socket.socket(socket.AF_UNIX) as listener:
+        log.bind(str(tmp_path / "log"))
+        listener.bind(str(tmp_path / "cpm.sock"))
+        listener.listen()
+        told = bench.python(
+            "import asyncio\n"
+            "tell('asyncio', lambda: asyncio.run(asyncio.sleep(0, 'ran')))\n"
+            "def escape():\n"
+            "    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+            "    return ours.sendto(b'x', sys.argv[1])\n"
+            "tell('datagram', escape)\n"
+            "pair = socket.socketpair()\n"
+            "pair[1].close()\n"
+            "tell('stream', lambda: pair[0].connect(sys.argv[2]))\n",
+            str(tmp_path / "log"),
+            str(tmp_path / "cpm.sock"),
+        )
+
+    assert told["asyncio"] == "ran"
+    assert told["datagram"] in {"ENOENT", "EPERM"}
+    assert told["stream"] in {"EISCONN", "ENOENT"}
+
+
+@needs_python
 def test_other_processes_cannot_be_signalled_or_looked_into(bench):
     other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
