@@ -1,4 +1,4 @@
-"""A CPM in a process of its own, with the cloud and the vendor that it trusts."""
+"""A CPM in a process of its own over software custody, with options, and the cloud and vendor it trusts."""
 
 import os
 import signal
