@@ -141,7 +141,7 @@ def test_files_outside_the_systems_programs_cannot_be_opened(bench, tmp_path):
     told = bench.python(
         "tell('state', lambda: open(sys.argv[1]).read())\n"
         "tell('folder', lambda: os.listdir(os.path.dirname(sys.argv[1])))\n"
-        "for path in ('/etc/passwd', '/etc/hosts', '/root', '/home', '/var/log', '/run', '/sys/kernel'):\n"
+        "for path in ('/etc/passwd', '/etc/hosts', '/root', '/home', '/run', '/sys/kernel', '/dev/kmsg'):\n"
         "    tell(path, lambda: os.listdir(path) if os.path.isdir(path) else open(path).read())\n",
         str(secret),
     )
