@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.wire.cpm_channel import CpmConnection, connect
@@ -12,18 +15,47 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
 
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+MAX_BACKOFF_SECONDS = 60.0
+"""Longest wait before a workload is restarted."""
+
 CALL_SECONDS = 60.0
 """How long a command waits for an answer; ``run`` waits as long as the workload takes."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run an installed package with this command's own standard input, output and error.
+    """Run an installed package with this command's own standard input, output and error, or stream it.
+
+    A workload that is restarted is the version that is installed by then, and its standard input is empty:
+    what the run before took of it is gone.
 
     Returns:
-        The workload's exit status.
+        The workload's last exit status; 0 after a stream.
     """
-    with connect(arguments.socket, timeout=None) as cpm:
-        reply = cpm.call("run", {"cp_id": arguments.app_id, "arguments": arguments.arguments}, fds=(0, 1, 2))
+    if arguments.stream:
+        with connect(arguments.socket, timeout=None) as cpm:
+            cpm.call("stream", {"cp_id": arguments.app_id}, fds=(STDOUT,))
+        return 0
+    wait = arguments.backoff
+    with connect(arguments.socket, timeout=None) as cpm, Path(os.devnull).open("rb") as empty:
+        status = _run_once(cpm, arguments, stdin=STDIN)
+        restarts = 0
+        while status != 0 and (arguments.restart is None or restarts < arguments.restart):
+            print(f"cpm: status {status}, restart in {wait:g} s", file=sys.stderr)  # noqa: T201 - beside the workload's own
+            time.sleep(wait)
+            wait = min(2 * wait, MAX_BACKOFF_SECONDS)
+            restarts += 1
+            status = _run_once(cpm, arguments, stdin=empty.fileno())
+    return status
+
+
+def _run_once(cpm: CpmConnection, arguments: argparse.Namespace, *, stdin: int) -> int:
+    reply = cpm.call(
+        "run",
+        {"cp_id": arguments.app_id, "arguments": arguments.arguments},
+        fds=(stdin, STDOUT, STDERR),
+    )
     status: Any = reply["exit_status"]
     return int(status)
 
@@ -36,6 +68,7 @@ def status(arguments: argparse.Namespace) -> int:
         return 0
     _print(f"device    {reply['device_id']} in {reply['audience']}")
     _print(f"key       {reply['fingerprint'].hex()}")
+    _print(f"sandbox   {reply['sandbox']}")
     _print(f"sequence  {reply['sequence']}" + ("" if reply["latched_v2"] else " (no release applied yet)"))
     for name, versions in sorted(reply["keys"].items()):
         held = ", ".join(f"{held['version']} (kcv {held['kcv'].hex()})" for held in versions)

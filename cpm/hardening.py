@@ -9,21 +9,23 @@ import resource
 
 log = logging.getLogger("cpm")
 
-_PR_SET_DUMPABLE = 4
+_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 
 
 def harden() -> None:
-    """Leave no core dump, no way in for a debugger of the same user, no file for others, and no swapped key.
+    """Leave no core dump, no way in for a debugger, no file for others, and no swapped key.
 
-    What children inherit of this is the core limit and the umask. Locking memory needs a limit or a privilege
-    that not every system gives: without it the CPM says so in its log and goes on.
+    What children inherit of this is the core limit, the umask, and that no program they start gives them
+    privileges. Locking memory needs a limit or a privilege that not every system gives: without it the CPM
+    says so in its log and goes on.
     """
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, *[ctypes.c_ulong(0)] * 4) != 0:
-        log.warning("dumpable", extra={"outcome": "failed", "code": os.strerror(ctypes.get_errno())})
+    for name, option, value in (("dumpable", _PR_SET_DUMPABLE, 0), ("no_new_privs", _PR_SET_NO_NEW_PRIVS, 1)):
+        if libc.prctl(option, ctypes.c_ulong(value), *[ctypes.c_ulong(0)] * 3) != 0:
+            log.warning(name, extra={"outcome": "failed", "code": os.strerror(ctypes.get_errno())})
     _lock_memory(libc)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 INTERRUPTED = 130
 
 _KEY_TYPES = ("rsa2048", "rsa3072", "rsa4096", "p256", "x25519")
+_SANDBOXES = ("auto", "bubblewrap", "landlock", "none")
+_MAX_BACKOFF = 60
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -52,10 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: argparse.Namespace) -> int:
     """Do one command; what only one of them needs is imported by it alone, so that the others start fast."""
     if arguments.command == "serve":
+        from cpm.hardening import harden  # noqa: PLC0415 - as above
         from cpm.serve import serve  # noqa: PLC0415 - as above
         from cpm.settings import read_settings  # noqa: PLC0415 - as above
 
         logs.configure(arguments.log_level)
+        harden()  # first: reading the settings tries the sandbox, which has to work without new privileges
         serve(read_settings(arguments))
         return DONE
     if arguments.command == "reseal":
@@ -99,8 +105,12 @@ def build_parser(socket: str) -> argparse.ArgumentParser:
         commands.add_parser("reseal", help="approve another state of the platform, for custody in a TPM")
     )
     run = commands.add_parser(
-        "run", help="run an installed package", usage="cpm run APP_ID [--socket PATH] [-- ARGUMENT ...]"
+        "run",
+        help="run an installed package, or stream it",
+        usage="cpm run APP_ID [--restart on-failure[:N]] [--backoff SECONDS] [--socket PATH] "
+        "[-- ARGUMENT ...]\n       cpm run --stream APP_ID [--socket PATH] | READER",
     )
+    _add_run(run)
     status = commands.add_parser("status", help="show the device, its keys and its packages")
     listing = commands.add_parser("list", help="show the installed packages")
     uninstall = commands.add_parser("uninstall", help="remove an installed package")
@@ -113,6 +123,29 @@ def build_parser(socket: str) -> argparse.ArgumentParser:
             "--socket", metavar="PATH", default=socket, help=f"the CPM's socket (${SOCKET_VARIABLE})"
         )
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--stream",
+        action="store_true",
+        help="write the payload to standard output, a pipe, instead of running it",
+    )
+    how.add_argument(
+        "--restart",
+        metavar="on-failure[:N]",
+        type=_restarts,
+        default=0,
+        help="run again, at most N times, after another exit status than 0; with an empty standard input",
+    )
+    parser.add_argument(
+        "--backoff",
+        metavar="SECONDS",
+        type=_backoff,
+        default=1.0,
+        help="wait before the first restart; doubled for each further one, up to a minute",
+    )
 
 
 def _add_serve(parser: argparse.ArgumentParser, socket: str) -> None:
@@ -142,6 +175,41 @@ def _add_serve(parser: argparse.ArgumentParser, socket: str) -> None:
         "--workload-uid", metavar="UID", type=_uid, help="user and group of workloads (needs privilege)"
     )
     _add_custody(parser, default="software")
+    parser.add_argument(
+        "--sandbox",
+        choices=_SANDBOXES,
+        default="auto",
+        help="what confines workloads; auto is the strongest that works here, and never none",
+    )
+    for option, text in (
+        ("--allow-network", "a package whose workload may use the network"),
+        ("--allow-stream", "a package whose payload clients may have in clear"),
+    ):
+        parser.add_argument(option, metavar="APP_ID", action="append", default=[], help=text)
+    parser.add_argument(
+        "--memory",
+        metavar="BYTES",
+        type=_size,
+        default=4 << 30,
+        help="address space of each process of a workload, with K, M or G; default 4G",
+    )
+    parser.add_argument(
+        "--cpu-seconds", metavar="N", type=_count, help="processor time of each process; default no limit"
+    )
+    parser.add_argument(
+        "--processes",
+        metavar="N",
+        type=_count,
+        default=512,
+        help="processes and threads of its user; default 512",
+    )
+    parser.add_argument(
+        "--open-files",
+        metavar="N",
+        type=_count,
+        default=1024,
+        help="open files of each process of a workload; default 1024",
+    )
     parser.add_argument(
         "--key-type", choices=_KEY_TYPES, default="rsa2048", help="of the device key, at the first start"
     )
@@ -185,6 +253,37 @@ def _uid(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= 2**32 - 1:
         raise argparse.ArgumentTypeError(f"expected a user's number, found {text!r}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if re.fullmatch(r"[1-9][0-9]{0,8}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 999999999, found {text!r}")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([KMG]?)", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 512M, found {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _restarts(text: str) -> int | None:
+    """Return how often to restart; None for no bound."""
+    policy, colon, times = text.partition(":")
+    if policy != "on-failure":
+        raise argparse.ArgumentTypeError(f"expected on-failure or on-failure:N, found {text!r}")
+    return _count(times) if colon else None
+
+
+def _backoff(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MAX_BACKOFF:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 to {_MAX_BACKOFF}, found {text!r}")
+    return seconds
 
 
 if __name__ == "__main__":

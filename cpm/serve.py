@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cpm.clock import system_clock
 from cpm.custody.choice import open_custody
-from cpm.hardening import harden
 from cpm.listener import listen, unlisten
 from cpm.sealed_store import SealedStore
 from cpm.server import Server
@@ -31,10 +30,11 @@ log = logging.getLogger("cpm")
 def serve(settings: ServeSettings) -> None:
     """Serve until SIGTERM or SIGINT; print one line beginning with ``ready`` when clients may connect.
 
+    The process must have been hardened before.
+
     Raises:
         EdbError: It cannot start; the state is as it was.
     """
-    harden()
     with (
         LockedFolder.open(settings.state) as folder,
         contextlib.closing(
@@ -47,7 +47,13 @@ def serve(settings: ServeSettings) -> None:
         try:
             with contextlib.closing(server), _stopped_by_signals(server):
                 print(f"ready {settings.socket}", flush=True)  # noqa: T201 - whoever started us waits for it
-                log.info("ready", extra={"device_id": settings.device_id})
+                log.info(
+                    "ready",
+                    extra={
+                        "device_id": settings.device_id,
+                        "sandbox": settings.pins.workloads.sandbox.choice.value,
+                    },
+                )
                 server.serve()
         finally:
             unlisten(listener, settings.socket)

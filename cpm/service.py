@@ -8,7 +8,7 @@ happens outside the lock.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from cpm.clock import Clock
     from cpm.custody.port import Custody
-    from cpm.sealed_store import SealedFile, SealedStore
+    from cpm.sealed_store import SealedFile, SealedReader, SealedStore
     from cpm.state import HeldKey, InstalledPackage, State
     from cpm.state_file import StateFile
     from shared.certificates import TrustStore
@@ -48,13 +48,13 @@ class Pins:
         release_keys: P-256 keys that sign releases.
         trust: Roots whose certificates may sign packages.
         require_package_signature: Whether every package must be signed as a whole.
-        workload_uid: User and group that workloads run as; None for the CPM's own.
+        workloads: What workloads may do.
     """
 
     release_keys: Sequence[ec.EllipticCurvePublicKey]
     trust: TrustStore
     require_package_signature: bool = False
-    workload_uid: int | None = None
+    workloads: workload.Rules = field(default_factory=workload.Rules)
 
 
 class Service:
@@ -102,6 +102,7 @@ class Service:
             CpmOperation.LIST: self._list,
             CpmOperation.UNINSTALL: self._uninstall,
             CpmOperation.RUN: self._run,
+            CpmOperation.STREAM: self._stream,
         }
         store.remove_others({package.file for package in state_file.state.packages.values()})
 
@@ -207,6 +208,7 @@ class Service:
             },
             "floors": dict(state.floors),
             "packages": self._packages(state),
+            "sandbox": self._pins.workloads.sandbox.choice.value,
         }
 
     # ── packages ──────────────────────────────────────────────────────────────────────────────────────────
@@ -298,9 +300,7 @@ class Service:
         cp_id = cast("str", request.arguments["cp_id"])
         arguments = cast("list[str]", request.arguments["arguments"])
         stdin, stdout, stderr = passed.fds
-        with self._lock:  # so that the file is not removed between looking it up and opening it
-            package = packages.find_package(self._state_file.state, cp_id)
-            reader = self._store.open(packages.sealed_file(package))
+        package, reader = self._open_payload(cp_id)
         with reader:
             payload = workload.load_payload(reader.segments())
         launch = workload.Launch(
@@ -308,9 +308,21 @@ class Service:
             version=packages.text_of(package.version),
             arguments=arguments,
             stdio=(stdin, stdout, stderr),
-            uid=self._pins.workload_uid,
+            rules=self._pins.workloads,
         )
         return {"exit_status": workload.run(payload, launch, client=passed.client)}
+
+    def _stream(self, request: Request, passed: _Passed) -> Reply:
+        cp_id = cast("str", request.arguments["cp_id"])
+        self._pins.workloads.check_stream(cp_id)
+        _, reader = self._open_payload(cp_id)
+        with reader:
+            return {"bytes": workload.stream(reader.segments(), passed.fds[0], client=passed.client)}
+
+    def _open_payload(self, cp_id: str) -> tuple[InstalledPackage, SealedReader]:
+        with self._lock:  # so that the file is not removed between looking it up and opening it
+            package = packages.find_package(self._state_file.state, cp_id)
+            return package, self._store.open(packages.sealed_file(package))
 
     # ── shared by several ─────────────────────────────────────────────────────────────────────────────────
 

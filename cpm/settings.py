@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from cpm.custody.choice import CustodyChoice, parse_custody, parse_pcrs
 from cpm.custody.port import DeviceKeyType
+from cpm.sandbox import SandboxChoice, find_sandbox
 from cpm.service import Pins
+from cpm.workload import Limits, Rules
 from shared.certificates import TrustStore
 from shared.errors import EdbError, FormatError, SettingsError
 from shared.types import Audience, DeviceId, parse_audience, parse_device_id
@@ -85,7 +87,10 @@ def read_settings(arguments: argparse.Namespace) -> ServeSettings:
     trust = [problems.attempt(partial(_trust, path)) for path in arguments.trust]
     roots = tuple(root for store in trust if store is not None for root in store.roots)
     known_keys = [key for key in release_keys if key is not None]
-    if audience is None or device_id is None or custody is None or None in release_keys or None in trust:
+    sandbox = problems.attempt(lambda: find_sandbox(SandboxChoice(arguments.sandbox)))
+    if audience is None or device_id is None or custody is None or sandbox is None:
+        raise problems.tell()
+    if None in release_keys or None in trust:
         raise problems.tell()
     return ServeSettings(
         state=Path(arguments.state),
@@ -98,7 +103,18 @@ def read_settings(arguments: argparse.Namespace) -> ServeSettings:
             release_keys=known_keys,
             trust=TrustStore(roots=roots),
             require_package_signature=arguments.require_package_signature,
-            workload_uid=arguments.workload_uid,
+            workloads=Rules(
+                sandbox=sandbox,
+                limits=Limits(
+                    memory=arguments.memory,
+                    cpu_seconds=arguments.cpu_seconds,
+                    processes=arguments.processes,
+                    open_files=arguments.open_files,
+                ),
+                uid=arguments.workload_uid,
+                network_for=frozenset(arguments.allow_network),
+                stream_for=frozenset(arguments.allow_stream),
+            ),
         ),
         allowed_uids=_allowed(arguments.allow_uid),
     )

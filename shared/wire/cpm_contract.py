@@ -49,6 +49,7 @@ class CpmOperation(enum.Enum):
     LIST = "list"
     UNINSTALL = "uninstall"
     RUN = "run"
+    STREAM = "stream"
 
 
 class ArgumentKind(enum.Enum):
@@ -92,6 +93,7 @@ SIGNATURES: Mapping[CpmOperation, Signature] = {
     CpmOperation.RUN: Signature(
         arguments={"cp_id": ArgumentKind.TEXT, "arguments": ArgumentKind.TEXTS}, fds=3
     ),
+    CpmOperation.STREAM: Signature(arguments={"cp_id": ArgumentKind.TEXT}, fds=1),
 }
 """The whole contract, as a table."""
 

@@ -7,105 +7,16 @@ import select
 import signal
 import socket
 import subprocess
-import sys
-import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from simulators.releasing_cloud import AUDIENCE, CP_ID, DEVICE_ID, NAME, ReleasingCloud, make_vendor
+from simulators.releasing_cloud import CP_ID, DEVICE_ID, NAME
+from simulators.software_cpm import CPM, SCRIPT, SECONDS, Cpm
 
 from shared.encoding import encode_cbor
 from shared.errors import FormatError, PolicyDenied, TransportError, VerificationError
-from shared.wire.cpm_channel import CpmConnection, connect, read_frame, write_frame
-
-CPM = str(Path(sys.executable).with_name("cpm"))
-SECONDS = 60
-SCRIPT = b'#!/bin/sh\necho "running $CP_VERSION $*"\ncat\nexit 5\n'
-
-
-@dataclass
-class Cpm:
-    """A CPM in a process of its own; may be started, killed and started again."""
-
-    folder: Path
-    cloud: ReleasingCloud = field(default_factory=ReleasingCloud)
-    vendor: object = field(default_factory=make_vendor)
-    options: tuple[str, ...] = ()
-    process: subprocess.Popen | None = None
-
-    @property
-    def socket(self) -> Path:
-        return self.folder / "run" / "cpm.sock"
-
-    @property
-    def state(self) -> Path:
-        return self.folder / "state"
-
-    def command(self, **replaced: str) -> list[str]:
-        (self.folder / "release.pem").write_bytes(self.cloud.release_key_pem())
-        (self.folder / "trust.pem").write_bytes(self.vendor.root_pem)
-        values = {
-            "state": str(self.state),
-            "socket": str(self.socket),
-            "audience": AUDIENCE,
-            "device-id": DEVICE_ID,
-            "release-key": str(self.folder / "release.pem"),
-            "trust": str(self.folder / "trust.pem"),
-            "key-type": "p256",
-            **replaced,
-        }
-        return [CPM, "serve", *[word for name, value in values.items() for word in (f"--{name}", value)]]
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*self.command(), *self.options], stdout=subprocess.PIPE, stderr=log, text=True
-            )
-        assert self.process.stdout.readline().startswith("ready"), self.log()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(SECONDS)
-        self.process.stdout.close()
-        return status
-
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def connect(self) -> CpmConnection:
-        return connect(str(self.socket), timeout=SECONDS)
-
-    def call(self, operation, /, fds=(), **arguments):
-        with self.connect() as connection:
-            return connection.call(operation, arguments, fds=fds)
-
-    def apply(self, **release):
-        cose, wrapped = self.cloud.release(self.call("device_public_key")["spki"], **release)
-        return self.call("apply_release", release=cose, wrapped_keys=wrapped)
-
-    def install(self, payload: bytes = SCRIPT, **more):
-        package = self.vendor.package(payload, self.cloud.class_key(NAME, more.get("key_version", 1)), **more)
-        path = self.folder / "package.cpk"
-        path.write_bytes(package)
-        with path.open("rb") as file:
-            return self.call("install", fds=[file.fileno()])
-
-    def command_line(self, *words, stdin: bytes = b"") -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [CPM, *words],
-            input=stdin,
-            capture_output=True,
-            env={**os.environ, "CPM_SOCKET": str(self.socket)},
-            timeout=SECONDS,
-            check=False,
-        )
+from shared.wire.cpm_channel import read_frame, write_frame
 
 
 @pytest.fixture
@@ -115,13 +26,6 @@ def cpm(tmp_path):
     yield device
     if device.process.poll() is None:
         device.kill()
-
-
-def until(condition):
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        select.select([], [], [], 0.01)
 
 
 # ── the whole way ─────────────────────────────────────────────────────────────────────────────────────────
@@ -226,25 +130,18 @@ def test_killed_while_it_installs_it_holds_the_old_package_or_the_new(cpm):
 
 def test_workload_does_not_outlive_a_killed_cpm(cpm):
     cpm.apply(sequence=1, keys={NAME: 1})
-    cpm.install(b"#!/bin/sh\necho $$\nexec sleep 600\n")
+    cpm.install(b"#!/bin/sh\necho started\nexec sleep 600\n")
     client = subprocess.Popen(
         [CPM, "run", CP_ID, "--socket", cpm.socket], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    pid = int(client.stdout.readline())
+    assert client.stdout.readline() == b"started\n"
 
     cpm.kill()
 
+    # The output ends for its reader when the last process that holds it is gone, the workload included.
     _, errors = client.communicate(timeout=SECONDS)
     assert client.returncode == 1
     assert b"cpm: error:" in errors
-    until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid))
-
-
-def _is_zombie(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def test_stopping_ends_workloads_and_idle_clients(cpm):
@@ -275,14 +172,13 @@ def test_signal_that_another_thread_takes_stops_it_too(cpm):
 
 def test_interrupted_client_ends_its_workload(cpm):
     cpm.apply(sequence=1, keys={NAME: 1})
-    cpm.install(b"#!/bin/sh\necho $$\nexec sleep 600\n")
+    cpm.install(b"#!/bin/sh\necho started\nexec sleep 600\n")
     client = subprocess.Popen([CPM, "run", CP_ID, "--socket", cpm.socket], stdout=subprocess.PIPE)
-    pid = int(client.stdout.readline())
+    assert client.stdout.readline() == b"started\n"
 
     client.kill()
-    client.communicate()
+    client.communicate(timeout=SECONDS)  # the output ends: the workload, which holds it too, is gone
 
-    until(lambda: not Path(f"/proc/{pid}").exists())
     assert cpm.call("ping")["contract"] == 1
 
 
@@ -385,6 +281,19 @@ def test_modes_limits_and_secrets_on_disk(cpm):
     limits = Path(f"/proc/{cpm.process.pid}/limits").read_text()
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
+
+
+def test_process_is_closed_to_debuggers_and_new_privileges_and_locks_its_memory(cpm):
+    folder = Path(f"/proc/{cpm.process.pid}")
+    status = dict(line.split(":\t", 1) for line in (folder / "status").read_text().splitlines())
+
+    assert status["NoNewPrivs"] == "1"
+    # What is not dumpable belongs to root, whoever runs it; its memory is for those with CAP_SYS_PTRACE.
+    assert (folder / "mem").stat().st_uid == 0
+    if os.geteuid() == 0:
+        assert int(status["VmLck"].split()[0]) > 0
+    else:
+        assert "memory_lock" in cpm.log() or int(status["VmLck"].split()[0]) > 0
 
 
 # ── clients good and bad ──────────────────────────────────────────────────────────────────────────────────
@@ -550,7 +459,7 @@ def _ping_as(cpm, uid):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a workload another user")
 def test_workload_runs_as_the_user_it_is_given_and_cannot_read_the_state(tmp_path):
-    device = Cpm(folder=tmp_path, options=("--workload-uid", "65534"))
+    device = Cpm(folder=tmp_path, options=("--sandbox", "none", "--workload-uid", "65534"))
     device.start()
     try:
         device.apply(sequence=1, keys={NAME: 1})
