@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ DONE, FAILED, USAGE, REFUSED = 0, 1, 2, 3
 INTERRUPTED = 130
 
 _KEY_TYPES = ("rsa2048", "rsa3072", "rsa4096", "p256", "x25519")
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -143,6 +145,12 @@ def _add_serve(parser: argparse.ArgumentParser, socket: str) -> None:
     )
     _add_custody(parser, default="software")
     parser.add_argument(
+        "--quota",
+        metavar="BYTES",
+        type=_size,
+        help="most disk for sealed payloads, with K, M or G; default no limit but the disk's",
+    )
+    parser.add_argument(
         "--key-type", choices=_KEY_TYPES, default="rsa2048", help="of the device key, at the first start"
     )
     parser.add_argument("--log-level", choices=_LEVELS, default="INFO", type=str.upper)
@@ -185,6 +193,13 @@ def _uid(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= 2**32 - 1:
         raise argparse.ArgumentTypeError(f"expected a user's number, found {text!r}")
     return int(text)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,8})([KMG]?)", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a size such as 512M, found {text!r}")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class ServeSettings:
         key_type: For the device key, at the first start.
         pins: What it trusts and demands.
         allowed_uids: Who may connect.
+        quota: Most bytes of sealed payloads; None for no limit but the disk's.
     """
 
     state: Path
@@ -52,6 +53,7 @@ class ServeSettings:
     key_type: DeviceKeyType
     pins: Pins
     allowed_uids: frozenset[int]
+    quota: int | None = None
 
 
 class _Problems:
@@ -101,6 +103,7 @@ def read_settings(arguments: argparse.Namespace) -> ServeSettings:
             workload_uid=arguments.workload_uid,
         ),
         allowed_uids=_allowed(arguments.allow_uid),
+        quota=arguments.quota,
     )
 
 

@@ -16,7 +16,7 @@ from cpm.custody.port import DeviceKeyType
 from cpm.custody.software import SoftwareCustody
 from cpm.sealed_store import SealedStore
 from cpm.service import Pins, Service
-from cpm.state_file import StateFile
+from cpm.state_file import LockedFolder, StateFile
 from shared.wire.cpm_contract import CpmOperation, Request
 
 if TYPE_CHECKING:
@@ -33,15 +33,17 @@ class Device:
     key_type: DeviceKeyType = DeviceKeyType.P256
     require_package_signature: bool = False
     now: int | None = None
+    quota: int | None = None
     service: Service = field(init=False)
 
     def start(self) -> None:
         custody = SoftwareCustody.open(self.folder, key_type=self.key_type)
         self.state_file = StateFile.open(self.folder, custody, audience=AUDIENCE, device_id=DEVICE_ID)
         self.custody = custody
+        self.store = SealedStore(self.folder / "packages", quota=self.quota)
         self.service = Service(
             state_file=self.state_file,
-            store=SealedStore(self.folder / "packages"),
+            store=self.store,
             custody=custody,
             pins=Pins(
                 release_keys=[self.cloud.release_key.public_key()],
@@ -52,7 +54,7 @@ class Device:
             program_version="test",
         )
 
-    def call(self, operation: str, *, fds=(), client: int = -1, **arguments):
+    def call(self, operation: str, /, *, fds=(), client: int = -1, **arguments):
         request = Request(operation=CpmOperation(operation), arguments=arguments)
         return self.service.handle(request, fds=fds, client=client)
 
@@ -121,3 +123,16 @@ def device(tmp_path, vendor):
     made = Device(folder=folder, cloud=ReleasingCloud(), vendor=vendor)
     made.start()
     return made
+
+
+@pytest.fixture
+def power_up(vendor):
+    """Start a device's service over a folder as its process does: the folder is made and locked first."""
+
+    def start(root: Path, cloud: ReleasingCloud) -> Device:
+        device = Device(folder=root / "state", cloud=cloud, vendor=vendor)
+        with LockedFolder.open(device.folder):
+            device.start()
+        return device
+
+    return start
