@@ -11,13 +11,23 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from simulators.counting_custody import Counter, Power
 from simulators.releasing_cloud import CP_ID, NAME, make_vendor
 
 from cpm import packages, workload
+from cpm.custody.software import SoftwareCustody
 from cpm.sealed_store import SEGMENT_BYTES, sealed_size
 from cpm.state import InstalledPackage, State
 from cpm.state_file import LockedFolder
-from shared.errors import EdbError, FormatError, KeyUnavailable, NotFound, StorageError, VerificationError
+from shared.errors import (
+    EdbError,
+    FormatError,
+    KeyUnavailable,
+    NotFound,
+    StorageError,
+    TransportError,
+    VerificationError,
+)
 from shared.types import Audience, DeviceId, Secret
 
 SCRIPT = b"""#!/bin/sh
@@ -555,6 +565,29 @@ def test_state_folder_is_used_by_one_process_at_a_time(ready):
         )
 
     assert other.stdout == "state_locked\n"
+
+
+@pytest.mark.parametrize("effects", [0, 1], ids=["before it counted", "after it counted"])
+def test_install_whose_state_was_written_and_not_confirmed_keeps_both_payloads(ready, monkeypatch, effects):
+    """The counter's answer is missing: memory has the old package, the disk may have the new one."""
+    counter = Counter(Power())
+    monkeypatch.setattr(SoftwareCustody, "counter", counter)
+    (ready.folder / "state.sealed").unlink()
+    (ready.folder / "device.key").unlink()
+    ready.start()
+    ready.apply(sequence=1, keys={NAME: 1})
+    ready.install(_package(ready))
+    counter.power.fail_after(effects)
+
+    with pytest.raises(TransportError) as failed:
+        ready.install(_package(ready, b"#!/bin/sh\nexit 3\n", version=(2, 0, 0)))
+
+    assert failed.value.code == "custody_unavailable"
+    assert ready.run(CP_ID)[0] == 7
+    assert len(_sealed_files(ready)) == 2
+    ready.start()
+    assert ready.run(CP_ID)[0] == 3
+    assert len(_sealed_files(ready)) == 1
 
 
 # ── quota and limits ──────────────────────────────────────────────────────────────────────────────────────
