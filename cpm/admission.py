@@ -108,6 +108,15 @@ _EXPORT: Mapping[Standing, Refusal | None] = {
 
 _ABSENT = Refusal(error=NotFound, code="not_found", message="package {cp_id!r} is not installed")
 
+_PAYLOAD: Mapping[Standing, Refusal | None] = {
+    **_ALWAYS,
+    # A lease and a floor end installing, not what is installed: that is what uninstalling is for.
+    **dict.fromkeys(KeyStanding),
+    PackageStanding.INSTALLED: None,
+    PackageStanding.DAMAGED: DAMAGED_FILE,
+    PackageStanding.ABSENT: _ABSENT,
+}
+
 TABLE: Mapping[CpmOperation, Mapping[Standing, Refusal | None]] = {
     CpmOperation.PING: _ALWAYS,
     CpmOperation.IS_OPERATION_SUPPORTED: _ALWAYS,
@@ -180,14 +189,7 @@ TABLE: Mapping[CpmOperation, Mapping[Standing, Refusal | None]] = {
         PackageStanding.DAMAGED: None,
         PackageStanding.ABSENT: _ABSENT,
     },
-    CpmOperation.RUN: {
-        **_ALWAYS,
-        # A lease and a floor end installing, not what is installed: that is what uninstalling is for.
-        **dict.fromkeys(KeyStanding),
-        PackageStanding.INSTALLED: None,
-        PackageStanding.DAMAGED: DAMAGED_FILE,
-        PackageStanding.ABSENT: _ABSENT,
-    },
+    CpmOperation.RUN: _PAYLOAD,
 }
 """Whole for every operation, and for every kind of standing that it depends on."""
 
