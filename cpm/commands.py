@@ -76,6 +76,8 @@ def status(arguments: argparse.Namespace) -> int:
     for name, floor in sorted(reply["floors"].items()):
         _print(f"floor     {name}: version {floor}")
     _print_packages(reply["packages"])
+    used, quota = reply["storage"]["used"], reply["storage"]["quota"]
+    _print(f"storage   {used} bytes used" + ("" if quota is None else f" of {quota}"))
     return 0
 
 

@@ -23,6 +23,20 @@ PRIVATE_FOLDER = 0o700
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+class NotKnownToLast(StorageError):
+    """A file was replaced, and the disk did not confirm it: a power cut may leave the old bytes or the new.
+
+    Whoever gets this must leave in place all that either of them refers to.
+    """
+
+    default_code = "storage_failed"
+
+
+def leaves_old_file(error: BaseException) -> bool:
+    """Whether a failed write surely left the old file; after any other error the new one may be there."""
+    return isinstance(error, StorageError) and not isinstance(error, NotKnownToLast)
+
+
 @contextlib.contextmanager
 def storage_errors(action: str) -> Iterator[None]:
     """Turn what the disk refuses into a StorageError.
@@ -62,6 +76,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Only one writer a file at a time; the CPM's lock on its state folder sees to that.
 
     Raises:
+        NotKnownToLast: The file is replaced, and the disk refused to confirm it.
         StorageError: The disk refused; the old file is untouched.
     """
     draft = path.with_name(f".{path.name}.new")
@@ -76,7 +91,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             os.close(fd)
         draft.replace(path)
+    try:
         sync_folder(path.parent)
+    except OSError as error:
+        raise NotKnownToLast(f"cannot confirm {path}: {error.strerror or error}") from error
 
 
 def read_private(path: Path, *, most: int) -> bytes | None:
@@ -118,13 +136,13 @@ def _check_private(path: Path, status: os.stat_result) -> None:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder if it is missing, and refuse one that others may write to.
+    """Make the folder if it is missing, so that it lasts, and refuse one that others may write to.
 
     Raises:
         StorageError: ``state_exposed``, or the disk refused.
     """
     with storage_errors(f"cannot use {folder}"):
-        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        _make_folder(folder)
         status = folder.stat()
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o022:
         raise StorageError(
@@ -132,3 +150,16 @@ def prepare_folder(folder: Path) -> None:
             f"found user {status.st_uid} and mode {stat.S_IMODE(status.st_mode):04o}",
             code="state_exposed",
         )
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and those above it; one that is not known to last is taken back."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=PRIVATE_FOLDER)
+    try:
+        sync_folder(folder.parent)
+    except OSError:
+        folder.rmdir()
+        raise

@@ -12,13 +12,15 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cpm.admission import DeviceKeyKind, KeyStanding, Phase, admit
 from cpm.clock import proven_time
 from cpm.state import HeldKey
-from shared.errors import FormatError, KeyUnavailable, VerificationError
+from shared.errors import StorageError, VerificationError
 from shared.keys.kcv import key_check_value
 from shared.keys.wrapping import WrapContext
 from shared.release.verifying import Expectation, Verdict, verify_release, verify_signature
 from shared.types import KeyName, WrapAlgorithm, parse_key_name
+from shared.wire.cpm_contract import CpmOperation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
 
 V1_VERSION = 1
 """The version that a key of contract version 1 counts as: it says none itself."""
+
+MAX_V1_KEYS = 64
+"""Most keys that are held without a release: any client may bring them."""
+
+MAX_KEY_VERSIONS = 32
+"""Most versions of a class key that are held; the oldest goes first. A release is never refused for it."""
 
 _V1_ALGORITHMS = (WrapAlgorithm.RSA_OAEP_256, WrapAlgorithm.RSA1_5)
 
@@ -124,6 +132,7 @@ def _after_release(state: State, cose: bytes, release: Release, opened: Mapping[
 
 def _with_version(held: Sequence[HeldKey], key: HeldKey, *, floor: int) -> tuple[HeldKey, ...]:
     kept = [other for other in held if other.version != key.version and other.version >= floor]
+    kept = kept[-(MAX_KEY_VERSIONS - 1) :]  # ascending
     return tuple(sorted([*kept, key], key=lambda one: one.version))
 
 
@@ -149,16 +158,17 @@ def install_v1_key(state: State, application_id: str, wrapped: bytes, *, custody
     Raises:
         FormatError: ``name_invalid``, or ``unsupported_algorithm`` if the device key is not RSA.
         VerificationError: ``rollback`` once a release was applied; ``unwrap_failed``.
+        StorageError: ``storage_full``; see :data:`MAX_V1_KEYS`.
     """
-    if state.latched_v2:
-        raise VerificationError(
-            "a key without a release is no longer taken: this device has applied one", code="rollback"
-        )
+    admit(CpmOperation.INSTALL_APPLICATION_KEY, phase_of(state))
     name = parse_key_name(application_id, where="application_id")
     usable = [algorithm for algorithm in _V1_ALGORITHMS if algorithm in custody.algorithms]
-    if not usable:
-        raise FormatError(
-            "contract version 1 wraps for RSA keys, and this device's is none", code="unsupported_algorithm"
+    kind = DeviceKeyKind.RSA if usable else DeviceKeyKind.OTHER
+    admit(CpmOperation.INSTALL_APPLICATION_KEY, kind)
+    if name not in state.keys and len(state.keys) >= MAX_V1_KEYS:
+        raise StorageError(
+            f"class key {name}: {MAX_V1_KEYS} keys without a release are held, and no more are taken",
+            code="storage_full",
         )
     key, algorithm = _unwrap_v1(wrapped, usable, context_of(state, name, V1_VERSION), custody)
     held = HeldKey(version=V1_VERSION, key=key, algorithm=algorithm, not_after=None)
@@ -190,21 +200,23 @@ def select_key(state: State, name: KeyName, version: int | None, *, at: datetime
             ``key_unavailable``.
     """
     floor = state.floors.get(name, 1)
-    if version is not None and version < floor:
-        raise KeyUnavailable(
-            f"class key {name}: version {version} is revoked, the lowest allowed is {floor}",
-            code="key_revoked",
-            hint="build the package again under the current version",
-        )
     versions = state.keys.get(name, ())
     wanted = [held for held in versions if version is None or held.version == version]
-    if not wanted:
-        which = "any version" if version is None else f"version {version}"
-        raise KeyUnavailable(f"class key {name}: this device does not hold {which} of it")
     usable = [held for held in wanted if not _is_expired(held, at)]
-    if not usable:
-        raise KeyUnavailable(f"class key {name}: its lease has ended", code="key_expired")
+    if version is not None and version < floor:
+        standing = KeyStanding.REVOKED
+    elif not wanted:
+        standing = KeyStanding.MISSING
+    else:
+        standing = KeyStanding.HELD if usable else KeyStanding.EXPIRED
+    which = "any version" if version is None else f"version {version}"
+    admit(CpmOperation.INSTALL, standing, name=name, which=which, floor=floor)
     return usable[-1]
+
+
+def phase_of(state: State) -> Phase:
+    """Return which contract the device is in."""
+    return Phase.LATCHED if state.latched_v2 else Phase.UNRELEASED
 
 
 def context_of(state: State, name: KeyName, version: int) -> WrapContext:

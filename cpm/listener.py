@@ -34,7 +34,7 @@ def listen(path: Path) -> socket.socket:
 
     Raises:
         Conflict: ``socket_taken``; somebody answers there, or it is no socket.
-        StorageError: ``socket_exposed`` if others may write to its folder; ``socket_failed``.
+        StorageError: ``socket_exposed`` if others own its folder or may write to it; ``socket_failed``.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -61,10 +61,18 @@ def _prepare_folder(folder: Path) -> None:
     if not folder.exists():
         folder.mkdir(parents=True)
         folder.chmod(FOLDER_MODE)
-    if stat.S_IMODE(folder.stat().st_mode) & stat.S_IWOTH:
+    status = folder.stat()
+    if stat.S_IMODE(status.st_mode) & stat.S_IWOTH:
         raise StorageError(
             f"{folder}: expected a folder that not everybody may write to", code="socket_exposed"
         )
+    # Whoever owns the folder, or a link in its place, could put a socket of their own where clients look.
+    for owner in (status.st_uid, folder.lstat().st_uid):
+        if owner not in {0, os.geteuid()}:
+            raise StorageError(
+                f"{folder}: expected a folder of user {os.geteuid()} or root, found user {owner}",
+                code="socket_exposed",
+            )
 
 
 def _remove_stale(path: Path) -> None:

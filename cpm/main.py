@@ -211,6 +211,12 @@ def _add_serve(parser: argparse.ArgumentParser, socket: str) -> None:
         help="open files of each process of a workload; default 1024",
     )
     parser.add_argument(
+        "--quota",
+        metavar="BYTES",
+        type=_size,
+        help="most disk for sealed payloads, with K, M or G; default no limit but the disk's",
+    )
+    parser.add_argument(
         "--key-type", choices=_KEY_TYPES, default="rsa2048", help="of the device key, at the first start"
     )
     parser.add_argument("--log-level", choices=_LEVELS, default="INFO", type=str.upper)

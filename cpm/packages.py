@@ -14,14 +14,22 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cpm.admission import Offer, PackageStanding, admit
 from cpm.sealed_store import SealedFile
 from cpm.state import InstalledPackage
-from shared.errors import FormatError, NotFound, VerificationError
+from shared.errors import FormatError
+from shared.wire.cpm_contract import CpmOperation
 
 if TYPE_CHECKING:
     from cpm.state import HeldKey, State, Version
     from shared.cpk.opening import OpenedPackage
     from shared.types import KeyName
+
+MAX_PACKAGES = 256
+"""Most packages that are installed at a time."""
+
+MAX_PACKAGE_IDS = 4096
+"""Most ids whose version floors are remembered; they are never forgotten."""
 
 
 class PassedFile(io.RawIOBase):
@@ -113,23 +121,34 @@ def sealed_file(package: InstalledPackage) -> SealedFile:
 
 
 def check_acceptable(state: State, cp_id: str, package: InstalledPackage) -> None:
-    """Refuse a package that would take its id back.
+    """Refuse a package that would take its id back, or is one too many.
 
     Raises:
         VerificationError: ``rollback`` for a version below the highest that was ever installed;
             ``package_unsigned`` for a package without a signature over the whole where there was one before.
+        StorageError: ``storage_full``; see :data:`MAX_PACKAGES` and :data:`MAX_PACKAGE_IDS`.
     """
-    floor = state.package_floors.get(cp_id)
-    if floor is not None and package.version < floor:
-        raise VerificationError(
-            f"package {cp_id}: expected version {text_of(floor)} or above, found {text_of(package.version)}",
-            code="rollback",
-        )
+    floor = state.package_floors.get(cp_id, package.version)
+    admit(
+        CpmOperation.INSTALL,
+        _offer(state, cp_id, package, floor),
+        cp_id=cp_id,
+        floor=text_of(floor),
+        version=text_of(package.version),
+    )
+
+
+def _offer(state: State, cp_id: str, package: InstalledPackage, floor: Version) -> Offer:
+    known = cp_id in state.package_floors
+    if package.version < floor:
+        return Offer.LOWER
     if cp_id in state.signed_packages and not package.package_signed:
-        raise VerificationError(
-            f"package {cp_id}: expected a signature over the whole package as before, found none",
-            code="package_unsigned",
-        )
+        return Offer.UNSIGNED
+    if cp_id not in state.packages and len(state.packages) >= MAX_PACKAGES:
+        return Offer.TOO_MANY
+    if not known:
+        return Offer.NEW if len(state.package_floors) < MAX_PACKAGE_IDS else Offer.TOO_MANY
+    return Offer.HIGHER if package.version > floor else Offer.SAME
 
 
 def same_version_installed(state: State, cp_id: str, package: InstalledPackage) -> InstalledPackage | None:
@@ -155,22 +174,21 @@ def without_package(state: State, cp_id: str) -> State:
     Raises:
         NotFound: It is not installed.
     """
-    find_package(state, cp_id)
+    find_package(state, cp_id, CpmOperation.UNINSTALL)
     return replace(
         state, packages={other: package for other, package in state.packages.items() if other != cp_id}
     )
 
 
-def find_package(state: State, cp_id: str) -> InstalledPackage:
-    """Return an installed package.
+def find_package(state: State, cp_id: str, operation: CpmOperation = CpmOperation.RUN) -> InstalledPackage:
+    """Return an installed package for an operation that needs it.
 
     Raises:
         NotFound: It is not installed.
     """
-    package = state.packages.get(cp_id)
-    if package is None:
-        raise NotFound(f"package {cp_id[:256]!r} is not installed")
-    return package
+    if cp_id not in state.packages:
+        admit(operation, PackageStanding.ABSENT, cp_id=cp_id[:256])
+    return state.packages[cp_id]
 
 
 def text_of(version: Version) -> str:

@@ -11,6 +11,9 @@ Hoang, Reyhanitabar, Rogaway, Vizár: Online Authenticated-Encryption and its No
 
 File names are random and are in the state; a package's id never becomes a path. A file that no state refers
 to is what a crash left behind, and is removed at the next start.
+
+The folder has a quota. A file's whole length is reserved before its first byte is written; drafts count like
+finished files.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ from typing import TYPE_CHECKING, Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cpm.admission import DAMAGED_FILE
 from cpm.files import PRIVATE_FILE, prepare_folder, storage_errors, sync_folder, write_all
+from cpm.room import Room
 from shared.errors import StorageError
 from shared.types import Secret
 
@@ -35,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
     from types import TracebackType
+
+    from shared.errors import EdbError
 
 SEGMENT_BYTES: Final = 1 << 20
 """Payload bytes in every segment but the last."""
@@ -70,22 +77,40 @@ class SealedStore:
 
     Args:
         folder: The folder; made if it is missing.
+        quota: Most bytes that its files may have together; None for no limit but the disk's. What is there
+            already stays, even beyond it.
 
     Raises:
         StorageError: Others may write to it, or the disk refused.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, quota: int | None = None) -> None:
         prepare_folder(folder)
         self._folder = folder
+        self._room = Room(quota)
+        with storage_errors(f"cannot read {folder}"):
+            self._room.count(sum(path.lstat().st_size for path in self._files()))
 
-    def create(self) -> SealedWriter:
+    @property
+    def used(self) -> int:
+        """Bytes of all files, drafts with all that they will need."""
+        return self._room.used
+
+    @property
+    def quota(self) -> int | None:
+        """Most bytes of all files together; None for no limit but the disk's."""
+        return self._room.quota
+
+    def create(self, size: int = 0) -> SealedWriter:
         """Start a new sealed file; nobody sees it before :meth:`SealedWriter.finish`.
 
+        Args:
+            size: Payload bytes that are expected; room for them is reserved. More are reserved as they come.
+
         Raises:
-            StorageError: The disk refused.
+            StorageError: ``storage_full`` if that is beyond the quota, or the disk refused.
         """
-        return SealedWriter(self._folder)
+        return SealedWriter(self._folder, self._room, size)
 
     def open(self, sealed: SealedFile) -> SealedReader:
         """Open a sealed file for reading; it stays readable if it is removed meanwhile.
@@ -127,8 +152,7 @@ class SealedStore:
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there. What cannot be removed now goes at the next start."""
-        with contextlib.suppress(OSError):
-            (self._folder / name).unlink()
+        _remove(self._folder / name, self._room)
 
     def remove_others(self, keep: Collection[str]) -> int:
         """Remove what no state refers to.
@@ -143,13 +167,16 @@ class SealedStore:
             StorageError: The disk refused.
         """
         with storage_errors(f"cannot tidy {self._folder}"):
-            others = [
-                entry for entry in self._folder.iterdir() if entry.name not in keep and _is_ours(entry.name)
-            ]
-            for entry in others:
-                entry.unlink()
+            others = [path for path in self._files() if path.name not in keep]
+            for path in others:
+                size = path.lstat().st_size
+                path.unlink()
+                self._room.give_back(size)
             sync_folder(self._folder)
         return len(others)
+
+    def _files(self) -> list[Path]:
+        return [path for path in self._folder.iterdir() if _is_ours(path.name)]
 
 
 class SealedWriter:
@@ -157,14 +184,18 @@ class SealedWriter:
 
     Args:
         folder: The packages folder.
+        room: Where its bytes are reserved.
+        size: Payload bytes that are expected.
 
     Raises:
-        StorageError: The disk refused.
+        StorageError: ``storage_full``, or the disk refused.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, room: Room, size: int) -> None:
         self._folder = folder
+        self._room = room
         self._name = secrets.token_hex(16)
+        self._path = folder / (self._name + _DRAFT)
         self._key = Secret(os.urandom(KEY_BYTES))
         self._cipher = AESGCM(self._key.reveal())
         self._prefix = os.urandom(_PREFIX_BYTES)
@@ -175,17 +206,15 @@ class SealedWriter:
         self._count = 0
         self._size = 0
         self._fd = -1
-        with storage_errors("cannot start a sealed file"):
-            self._fd = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-            try:
+        self._reserved = 0
+        self._reserve(size)
+        try:
+            with storage_errors("cannot start a sealed file"):
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
                 write_all(self._fd, self._header)
-            except OSError:
-                self._discard()
-                raise
-
-    @property
-    def _draft(self) -> Path:
-        return self._folder / (self._name + _DRAFT)
+        except StorageError:
+            self._discard()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -203,6 +232,7 @@ class SealedWriter:
             StorageError: ``storage_full`` or ``storage_failed``.
         """
         self._size += len(payload)
+        self._reserve(self._size)
         while payload:
             if self._filled == SEGMENT_BYTES:  # a full segment waits until it is known not to be the last
                 self._seal_segment(last=False)
@@ -220,10 +250,11 @@ class SealedWriter:
         self._seal_segment(last=True)
         with storage_errors("cannot finish a sealed file"):
             os.fsync(self._fd)
-            self._draft.rename(self._folder / self._name)
-            os.close(self._fd)
-            self._fd = -1
+            self._path = self._path.rename(self._folder / self._name)
             sync_folder(self._folder)
+        os.close(self._fd)
+        self._fd = -1
+        self._room.give_back(self._reserved - sealed_size(self._size))
         return SealedFile(name=self._name, key=self._key, size=self._size)
 
     def _seal_segment(self, *, last: bool) -> None:
@@ -236,11 +267,20 @@ class SealedWriter:
         self._count += 1
         self._filled = 0
 
+    def _reserve(self, size: int) -> None:
+        more = sealed_size(size) - self._reserved
+        if more > 0:
+            self._room.take(more)
+            self._reserved += more
+
     def _discard(self) -> None:
-        os.close(self._fd)
-        self._fd = -1
-        with contextlib.suppress(OSError):
-            self._draft.unlink()
+        written = 0
+        if self._fd >= 0:
+            written = os.fstat(self._fd).st_size
+            os.close(self._fd)
+            self._fd = -1
+        self._room.give_back(self._reserved - written)  # what was written is free once it is removed
+        _remove(self._path, self._room)
 
 
 class SealedReader:
@@ -301,13 +341,16 @@ def _segment_count(size: int) -> int:
     return max(1, -(-size // SEGMENT_BYTES))
 
 
+def _remove(path: Path, room: Room) -> None:
+    with contextlib.suppress(OSError):
+        size = path.lstat().st_size
+        path.unlink()
+        room.give_back(size)
+
+
 def _is_ours(name: str) -> bool:
     return _FILE_NAME.fullmatch(name.removesuffix(_DRAFT)) is not None
 
 
-def _damaged(name: str, reason: str) -> StorageError:
-    return StorageError(
-        f"sealed file {name}: {reason}",
-        code="storage_damaged",
-        hint="uninstall the package and install it again",
-    )
+def _damaged(name: str, reason: str) -> EdbError:
+    return DAMAGED_FILE.as_error(file=name, reason=reason)

@@ -78,7 +78,7 @@ def _assemble(settings: ServeSettings, folder: LockedFolder, custody: Custody) -
     )
     return Service(
         state_file=state_file,
-        store=SealedStore(folder.path / PACKAGES_FOLDER),
+        store=SealedStore(folder.path / PACKAGES_FOLDER, quota=settings.quota),
         custody=custody,
         pins=settings.pins,
         clock=system_clock,

@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cpm import keyring, packages, workload
+from cpm.admission import DeviceKeyKind, Offer, admit
 from cpm.clock import proven_time
-from shared.cpk.opening import KeyReference, OpenedPackage, Requirements, open_package
-from shared.errors import FormatError, VerificationError
+from cpm.files import leaves_old_file
+from shared.cpk.opening import KeyReference, OpenedPackage, Requirements, inspect_package, open_package
+from shared.errors import VerificationError
 from shared.wire.cpm_contract import CONTRACT, CpmOperation
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ class Service:
         Raises:
             EdbError: It is refused or cannot be done; nothing changed.
         """
+        admit(request.operation, keyring.phase_of(self._state_file.state))
         return self._handlers[request.operation](request, _Passed(fds=fds, client=client))
 
     # ── the device and its key ────────────────────────────────────────────────────────────────────────────
@@ -140,12 +143,8 @@ class Service:
 
     def _pkcs1(self) -> bytes:
         key = self._custody.public_key.key
-        if not isinstance(key, rsa.RSAPublicKey):
-            raise FormatError(
-                "the device key is not RSA and has no PKCS #1 form",
-                code="unsupported_operation",
-                hint="ask for device_public_key instead",
-            )
+        kind = DeviceKeyKind.RSA if isinstance(key, rsa.RSAPublicKey) else DeviceKeyKind.OTHER
+        admit(CpmOperation.EXPORT_DEVICE_PUBLIC_KEY, kind)
         return key.public_bytes(Encoding.DER, PublicFormat.PKCS1)
 
     def _device_public_key(self, _request: Request, _passed: _Passed) -> Reply:
@@ -209,6 +208,7 @@ class Service:
             "floors": dict(state.floors),
             "packages": self._packages(state),
             "sandbox": self._pins.workloads.sandbox.choice.value,
+            "storage": {"used": self._store.used, "quota": self._store.quota},
         }
 
     # ── packages ──────────────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +216,8 @@ class Service:
     def _install(self, _request: Request, passed: _Passed) -> Reply:
         file = packages.PassedFile(passed.fds[0])
         lookup = _KeyLookup(self)
-        with self._store.create() as writer:
+        size = inspect_package(cast("BinaryIO", file), file.size).payload_size
+        with self._store.create(size) as writer:
             opened = open_package(
                 cast("BinaryIO", file),
                 file.size,
@@ -227,11 +228,7 @@ class Service:
                 sink=writer.write,
             )
             sealed = writer.finish()
-        try:
-            package = self._commit_package(opened, sealed, lookup)
-        except BaseException:
-            self._store.remove(sealed.name)
-            raise
+        package = self._commit_package(opened, sealed, lookup)
         return {
             "cp_id": opened.manifest.id,
             "name": package.name,
@@ -249,14 +246,21 @@ class Service:
         cp_id = opened.manifest.id
         key_name, key = lookup.found
         package = packages.describe(opened, sealed, key_name=key_name, key=key)
-        with self._lock:
-            state = self._state_file.state
-            # A release may have revoked the key while the package was read.
-            keyring.select_key(state, key_name, key.version, at=self._now())
-            packages.check_acceptable(state, cp_id, package)
-            self._check_same_payload(state, cp_id, package)
-            replaced = state.packages.get(cp_id)
-            self._state_file.save(packages.with_package(state, cp_id, package))
+        saving = False
+        try:
+            with self._lock:
+                state = self._state_file.state
+                # A release may have revoked the key while the package was read.
+                keyring.select_key(state, key_name, key.version, at=self._now())
+                packages.check_acceptable(state, cp_id, package)
+                self._check_same_payload(state, cp_id, package)
+                saving = True
+                self._state_file.save(packages.with_package(state, cp_id, package))
+        except BaseException as error:
+            if not saving or leaves_old_file(error):
+                self._store.remove(sealed.name)
+            raise
+        replaced = state.packages.get(cp_id)
         if replaced is not None:
             self._store.remove(replaced.file)
         return package
@@ -267,12 +271,8 @@ class Service:
         if installed is None or not self._store.is_intact(packages.sealed_file(installed)):
             return
         if not self._store.same_payload(packages.sealed_file(installed), packages.sealed_file(package)):
-            raise VerificationError(
-                f"package {cp_id}: version {packages.text_of(package.version)} is installed with another "
-                "payload",
-                code="rollback",
-                hint="give the new payload a higher version",
-            )
+            version = packages.text_of(package.version)
+            admit(CpmOperation.INSTALL, Offer.OTHER_PAYLOAD, cp_id=cp_id, version=version)
 
     def _list(self, _request: Request, _passed: _Passed) -> Reply:
         return {"packages": self._packages(self._state_file.state)}

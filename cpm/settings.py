@@ -44,6 +44,7 @@ class ServeSettings:
         key_type: For the device key, at the first start.
         pins: What it trusts and demands.
         allowed_uids: Who may connect.
+        quota: Most bytes of sealed payloads; None for no limit but the disk's.
     """
 
     state: Path
@@ -54,6 +55,7 @@ class ServeSettings:
     key_type: DeviceKeyType
     pins: Pins
     allowed_uids: frozenset[int]
+    quota: int | None = None
 
 
 class _Problems:
@@ -117,6 +119,7 @@ def read_settings(arguments: argparse.Namespace) -> ServeSettings:
             ),
         ),
         allowed_uids=_allowed(arguments.allow_uid),
+        quota=arguments.quota,
     )
 
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Version of the document's form."""
 
+MAX_DOCUMENT = 32 << 20
+"""Longest document that is written, in bytes; far below what is read, so what was written is always read."""
+
 Version = tuple[int, int, int]
 """A package's version: major, minor, revision; u32 each."""
 
@@ -112,8 +115,12 @@ class State:
 
 
 def encode_state(state: State) -> bytes:
-    """Return the document; it holds keys in clear and goes nowhere but into the custody's seal."""
-    return encode_cbor(
+    """Return the document; it holds keys in clear and goes nowhere but into the custody's seal.
+
+    Raises:
+        StorageError: ``storage_full``; it would be longer than :data:`MAX_DOCUMENT`.
+    """
+    document = encode_cbor(
         {
             "format": FORMAT,
             "audience": state.audience,
@@ -134,6 +141,11 @@ def encode_state(state: State) -> bytes:
             "signed_packages": sorted(state.signed_packages),
         }
     )
+    if len(document) > MAX_DOCUMENT:
+        raise StorageError(
+            f"state: expected at most {MAX_DOCUMENT} bytes, found {len(document)}", code="storage_full"
+        )
+    return document
 
 
 def _encode_package(package: InstalledPackage) -> dict[str, object]:

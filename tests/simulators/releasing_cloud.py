@@ -133,6 +133,7 @@ class Vendor:
         cp_id: str = CP_ID,
         key_name: KeyName = NAME,
         signed: bool = True,
+        package_signature: bool = True,
     ) -> bytes:
         """Return a sealed package."""
         major, minor, revision = version
@@ -151,6 +152,7 @@ class Vendor:
             class_key=ClassKey(name=key_name, version=key_version, key=class_key),
             nonce=os.urandom(12),
             signer=self.signer if signed else None,
+            package_signature=package_signature,
         )
         return output.getvalue()
 

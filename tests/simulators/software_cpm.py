@@ -89,10 +89,12 @@ class Cpm:
         cose, wrapped = self.cloud.release(self.call("device_public_key")["spki"], **release)
         return self.call("apply_release", release=cose, wrapped_keys=wrapped)
 
+    def package(self, payload: bytes = SCRIPT, **more) -> bytes:
+        return self.vendor.package(payload, self.cloud.class_key(NAME, more.get("key_version", 1)), **more)
+
     def install(self, payload: bytes = SCRIPT, **more):
-        package = self.vendor.package(payload, self.cloud.class_key(NAME, more.get("key_version", 1)), **more)
         path = self.folder / "package.cpk"
-        path.write_bytes(package)
+        path.write_bytes(self.package(payload, **more))
         with path.open("rb") as file:
             return self.call("install", fds=[file.fileno()])
 

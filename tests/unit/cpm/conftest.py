@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
-from simulators.releasing_cloud import AUDIENCE, DEVICE_ID, ReleasingCloud, Vendor, make_vendor
+from simulators.releasing_cloud import AUDIENCE, CP_ID, DEVICE_ID, ReleasingCloud, Vendor, make_vendor
 
 from cpm.clock import system_clock
 from cpm.custody.port import DeviceKeyType
 from cpm.custody.software import SoftwareCustody
 from cpm.sealed_store import SealedStore
 from cpm.service import Pins, Service
-from cpm.state_file import StateFile
+from cpm.state_file import LockedFolder, StateFile
+from cpm.workload import Rules
 from shared.wire.cpm_contract import CpmOperation, Request
 
 if TYPE_CHECKING:
@@ -33,26 +34,29 @@ class Device:
     key_type: DeviceKeyType = DeviceKeyType.P256
     require_package_signature: bool = False
     now: int | None = None
+    quota: int | None = None
     service: Service = field(init=False)
 
     def start(self) -> None:
         custody = SoftwareCustody.open(self.folder, key_type=self.key_type)
         self.state_file = StateFile.open(self.folder, custody, audience=AUDIENCE, device_id=DEVICE_ID)
         self.custody = custody
+        self.store = SealedStore(self.folder / "packages", quota=self.quota)
         self.service = Service(
             state_file=self.state_file,
-            store=SealedStore(self.folder / "packages"),
+            store=self.store,
             custody=custody,
             pins=Pins(
                 release_keys=[self.cloud.release_key.public_key()],
                 trust=self.vendor.trust,
                 require_package_signature=self.require_package_signature,
+                workloads=Rules(stream_for=frozenset({CP_ID})),
             ),
             clock=lambda: self.now if self.now is not None else system_clock(),
             program_version="test",
         )
 
-    def call(self, operation: str, *, fds=(), client: int = -1, **arguments):
+    def call(self, operation: str, /, *, fds=(), client: int = -1, **arguments):
         request = Request(operation=CpmOperation(operation), arguments=arguments)
         return self.service.handle(request, fds=fds, client=client)
 
@@ -76,6 +80,17 @@ class Device:
                     "run", cp_id=cp_id, arguments=list(arguments), fds=fds, client=theirs.fileno()
                 )
             return reply["exit_status"], out.read_bytes(), err.read_bytes()
+
+    def stream(self, cp_id: str) -> bytes:
+        """Return a payload that is no longer than a pipe's buffer."""
+        read, write = os.pipe()
+        ours, theirs = socket.socketpair()
+        with ours, theirs, open(read, "rb") as pipe:  # noqa: PTH123 - a descriptor has no path
+            try:
+                self.call("stream", cp_id=cp_id, fds=[write], client=theirs.fileno())
+            finally:
+                os.close(write)
+            return pipe.read()
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -121,3 +136,16 @@ def device(tmp_path, vendor):
     made = Device(folder=folder, cloud=ReleasingCloud(), vendor=vendor)
     made.start()
     return made
+
+
+@pytest.fixture
+def power_up(vendor):
+    """Start a device's service over a folder as its process does: the folder is made and locked first."""
+
+    def start(root: Path, cloud: ReleasingCloud) -> Device:
+        device = Device(folder=root / "state", cloud=cloud, vendor=vendor)
+        with LockedFolder.open(device.folder):
+            device.start()
+        return device
+
+    return start

@@ -66,6 +66,22 @@ def test_wrong_usage_ends_with_2(words, capsys):
     assert "usage: cpm" in capsys.readouterr().err
 
 
+SERVE = ["serve", "--state=s", "--audience=a", "--device-id=d", "--release-key=r", "--trust=t", "--quota"]
+
+
+@pytest.mark.parametrize(("text", "quota"), [("1", 1), ("5K", 5 << 10), ("512M", 512 << 20), ("2G", 2 << 30)])
+def test_quota_is_bytes_with_a_unit(text, quota):
+    assert build_parser("s").parse_args([*SERVE, text]).quota == quota
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "", "1T", "1.5G", "5k", "G", "9999999999"])
+def test_quota_that_is_no_size_is_wrong_usage(text, capsys):
+    with pytest.raises(SystemExit):
+        build_parser("s").parse_args([*SERVE, text])
+
+    assert "--quota: expected" in capsys.readouterr().err
+
+
 def test_missing_cpm_is_told_with_a_hint(tmp_path, capsys):
     assert main(["status", "--socket", str(tmp_path / "cpm.sock")]) == 1
 

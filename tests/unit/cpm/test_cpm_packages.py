@@ -11,13 +11,23 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from simulators.counting_custody import Counter, Power
 from simulators.releasing_cloud import CP_ID, NAME, make_vendor
 
 from cpm import packages, workload
-from cpm.sealed_store import SEGMENT_BYTES
+from cpm.custody.software import SoftwareCustody
+from cpm.sealed_store import SEGMENT_BYTES, sealed_size
 from cpm.state import InstalledPackage, State
 from cpm.state_file import LockedFolder
-from shared.errors import EdbError, FormatError, KeyUnavailable, NotFound, StorageError, VerificationError
+from shared.errors import (
+    EdbError,
+    FormatError,
+    KeyUnavailable,
+    NotFound,
+    StorageError,
+    TransportError,
+    VerificationError,
+)
 from shared.types import Audience, DeviceId, Secret
 
 SCRIPT = b"""#!/bin/sh
@@ -555,3 +565,109 @@ def test_state_folder_is_used_by_one_process_at_a_time(ready):
         )
 
     assert other.stdout == "state_locked\n"
+
+
+@pytest.mark.parametrize("effects", [0, 1], ids=["before it counted", "after it counted"])
+def test_install_whose_state_was_written_and_not_confirmed_keeps_both_payloads(ready, monkeypatch, effects):
+    """The counter's answer is missing: memory has the old package, the disk may have the new one."""
+    counter = Counter(Power())
+    monkeypatch.setattr(SoftwareCustody, "counter", counter)
+    (ready.folder / "state.sealed").unlink()
+    (ready.folder / "device.key").unlink()
+    ready.start()
+    ready.apply(sequence=1, keys={NAME: 1})
+    ready.install(_package(ready))
+    counter.power.fail_after(effects)
+
+    with pytest.raises(TransportError) as failed:
+        ready.install(_package(ready, b"#!/bin/sh\nexit 3\n", version=(2, 0, 0)))
+
+    assert failed.value.code == "custody_unavailable"
+    assert ready.run(CP_ID)[0] == 7
+    assert len(_sealed_files(ready)) == 2
+    ready.start()
+    assert ready.run(CP_ID)[0] == 3
+    assert len(_sealed_files(ready)) == 1
+
+
+# ── quota and limits ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _storage(device):
+    return device.call("status")["storage"]
+
+
+def test_package_beyond_the_quota_is_refused_before_it_is_read_and_nothing_changes(ready):
+    ready.install(_package(ready))
+    used = _storage(ready)["used"]
+    ready.quota = used + 1000
+    ready.start()
+    files = ready.files()
+
+    with pytest.raises(StorageError) as refused:
+        ready.install(_package(ready, SCRIPT + b"#" * 2000, version=(2, 0, 0)))
+
+    assert refused.value.code == "storage_full"
+    assert ready.files() == files
+    assert _storage(ready) == {"used": used, "quota": used + 1000}
+    assert ready.run(CP_ID)[0] == 7
+
+
+def test_quota_is_free_again_after_refused_packages_replacements_and_uninstalling(ready):
+    one = sealed_size(len(SCRIPT))
+    ready.quota = 2 * one + 1
+    ready.start()
+    for _ in range(5):
+        with pytest.raises(VerificationError):
+            ready.install(_flip(_package(ready), 16 + 16 * 9 + 10))
+    for revision in range(5):
+        ready.install(_package(ready, version=(1, 0, revision)))
+        assert _storage(ready)["used"] == one
+    ready.install(_package(ready, cp_id="another"))
+    with pytest.raises(StorageError):
+        ready.install(_package(ready, version=(2, 0, 0)))  # the old payload stays until the new one is there
+    for cp_id in (CP_ID, "another"):
+        ready.call("uninstall", cp_id=cp_id)
+
+    assert _storage(ready) == {"used": 0, "quota": 2 * one + 1}
+    assert _sealed_files(ready) == []
+
+
+def test_what_a_crash_left_is_free_again_after_the_next_start(ready):
+    (ready.folder / "packages" / ("1" * 32)).write_bytes(bytes(5000))
+    ready.quota = 4000
+
+    ready.start()
+
+    assert _storage(ready)["used"] == 0
+    ready.install(_package(ready))
+
+
+def test_packages_and_ids_have_a_limit_that_lets_updates_through(ready, monkeypatch):
+    monkeypatch.setattr(packages, "MAX_PACKAGES", 2)
+    monkeypatch.setattr(packages, "MAX_PACKAGE_IDS", 3)
+    ready.install(_package(ready))
+    ready.install(_package(ready, cp_id="second"))
+    with pytest.raises(StorageError) as refused:
+        ready.install(_package(ready, cp_id="third"))
+    assert refused.value.code == "storage_full"
+    assert len(_sealed_files(ready)) == 2
+    ready.install(_package(ready, version=(1, 1, 0)))
+
+    ready.call("uninstall", cp_id="second")
+    ready.install(_package(ready, cp_id="third"))
+    ready.call("uninstall", cp_id="third")
+    with pytest.raises(StorageError):
+        ready.install(_package(ready, cp_id="fourth"))
+    ready.install(_package(ready, cp_id="second"))
+
+
+def test_state_that_would_not_be_read_again_is_not_written(ready, monkeypatch):
+    monkeypatch.setattr("cpm.state.MAX_DOCUMENT", 600)
+    files = ready.files()
+
+    with pytest.raises(StorageError) as refused:
+        ready.install(_package(ready, cp_id="x" * 256))
+
+    assert refused.value.code == "storage_full"
+    assert ready.files() == files

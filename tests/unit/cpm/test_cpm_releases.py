@@ -412,3 +412,30 @@ def test_file_that_others_may_read_is_refused(device, name):
         device.start()
 
     assert refused.value.code == "state_exposed"
+
+
+# ── limits ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_keys_without_a_release_have_a_limit(rsa_device, monkeypatch):
+    monkeypatch.setattr("cpm.keyring.MAX_V1_KEYS", 2)
+    wrapped = _v1_wrapped(rsa_device, WrapAlgorithm.RSA_OAEP_256)
+    for name in ("one", "two", "two"):
+        rsa_device.call("install_application_key", application_id=name, wrapped_key=wrapped)
+
+    with pytest.raises(StorageError) as refused:
+        rsa_device.call("install_application_key", application_id="three", wrapped_key=wrapped)
+
+    assert refused.value.code == "storage_full"
+    assert sorted(rsa_device.call("status")["keys"]) == ["one", "two"]
+
+
+def test_versions_of_a_key_have_a_limit_and_the_released_one_is_always_held(device, monkeypatch):
+    monkeypatch.setattr("cpm.keyring.MAX_KEY_VERSIONS", 3)
+    for version in range(1, 6):
+        device.apply(sequence=version, keys={NAME: version})
+    assert _held(device) == [3, 4, 5]
+
+    device.apply(sequence=6, keys={NAME: 2})
+
+    assert _held(device) == [2, 4, 5]

@@ -1,6 +1,7 @@
 """Sealed files: any payload comes back whole, and no change to a file goes unnoticed."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -138,3 +139,94 @@ def test_folder_that_others_may_write_to_is_refused(folder):
         SealedStore(folder)
 
     assert refused.value.code == "state_exposed"
+
+
+# ── quota ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+QUOTA = 2 * sealed_size(1000)
+
+
+@pytest.fixture
+def narrow(tmp_path):
+    return SealedStore(tmp_path / "packages", quota=QUOTA)
+
+
+def _refused(error):
+    return error.value.code == "storage_full"
+
+
+def test_room_is_reserved_before_the_first_byte(narrow, folder):
+    with narrow.create(1000), narrow.create(1000):
+        assert narrow.used == QUOTA
+        with pytest.raises(StorageError) as refused:
+            narrow.create(0)
+        assert _refused(refused)
+        assert len(list(folder.iterdir())) == 2
+
+    assert narrow.used == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_payload_that_is_longer_than_was_expected_is_stopped_while_it_is_written(narrow, folder):
+    with narrow.create(10) as writer:
+        writer.write(memoryview(bytes(1000)))
+        with pytest.raises(StorageError) as refused:
+            writer.write(memoryview(bytes(2000)))
+
+    assert _refused(refused)
+    assert narrow.used == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_payload_of_exactly_the_quota_fits_and_one_byte_more_does_not(tmp_path):
+    store = SealedStore(tmp_path / "exact", quota=sealed_size(SEGMENT_BYTES + 1))
+
+    with pytest.raises(StorageError):
+        store.create(SEGMENT_BYTES + 2)
+    sealed = _seal(store, bytes(SEGMENT_BYTES + 1))
+
+    assert store.used == store.quota == (tmp_path / "exact" / sealed.name).stat().st_size
+
+
+def test_what_was_expected_and_did_not_come_is_given_back(narrow):
+    with narrow.create(1500) as writer:
+        writer.write(memoryview(b"short"))
+        sealed = writer.finish()
+
+    assert narrow.used == sealed_size(5)
+    narrow.remove(sealed.name)
+    assert narrow.used == 0
+    narrow.remove(sealed.name)
+    assert narrow.used == 0
+
+
+def test_files_of_before_count_and_stay_even_beyond_the_quota(narrow, folder):
+    kept = _seal(narrow, bytes(1000))
+    (folder / ("0" * 32 + ".part")).write_bytes(bytes(500))
+
+    smaller = SealedStore(folder, quota=10)
+    assert smaller.used == sealed_size(1000) + 500
+    assert smaller.remove_others({kept.name}) == 1
+
+    assert smaller.used == sealed_size(1000)
+    assert _open(smaller, kept) == bytes(1000)
+    with pytest.raises(StorageError) as refused:
+        smaller.create(0)
+    assert _refused(refused)
+
+
+def test_many_writers_at_once_stay_within_the_quota(tmp_path):
+    store = SealedStore(tmp_path / "shared", quota=5 * sealed_size(100_000))
+
+    def install(_number):
+        try:
+            return _seal(store, bytes(100_000), chunk=1000)
+        except StorageError:
+            return None
+
+    with ThreadPoolExecutor(16) as pool:
+        made = [sealed for sealed in pool.map(install, range(64)) if sealed is not None]
+
+    stored = sum(path.stat().st_size for path in (tmp_path / "shared").iterdir())
+    assert store.used == stored == len(made) * sealed_size(100_000)
+    assert 1 <= len(made) <= 5
