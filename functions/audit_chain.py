@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 SEGMENT_ENTRIES = 10_000
 """Entries of a full segment. An append blob takes 50,000 appends."""
 
-ATTEMPTS = 12
+ATTEMPTS = 20
 """How often an append is tried against other writers."""
 
 _SEGMENT = re.compile(r"([0-9]{15})\.jsonl")
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.05
 
 
 class SegmentStore(Protocol):

@@ -7,21 +7,20 @@ deleting what was written: that is the deployment's to set (``infra/``), and thi
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.blob import ContainerClient, ContentSettings
 
-from functions.adapters.blob_errors import CONNECT_SECONDS, READ_SECONDS, RETRIES, blob_errors
+from functions.adapters.blob_calls import BLOB_CLIENT, blob_errors
 from shared.errors import Conflict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from azure.core.credentials import TokenCredential
-
-_PRECONDITION_FAILED, _RANGE_NOT_SATISFIABLE = 412, 416
 
 
 class BlobSegments:
@@ -40,9 +39,7 @@ class BlobSegments:
         client = ContainerClient.from_container_url(
             container_url,
             credential,
-            retry_total=RETRIES,
-            connection_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
+            **BLOB_CLIENT,
         )
         return cls(client)
 
@@ -57,7 +54,7 @@ class BlobSegments:
             try:
                 return self._client.download_blob(name, offset=offset).readall()
             except HttpResponseError as error:
-                if error.status_code != _RANGE_NOT_SATISFIABLE:  # it ends at the offset
+                if error.status_code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # it ends at the offset
                     raise
                 return b""
 
@@ -78,6 +75,6 @@ class BlobSegments:
             try:
                 self._client.get_blob_client(name).append_block(data, appendpos_condition=offset)
             except HttpResponseError as error:
-                if error.status_code != _PRECONDITION_FAILED:
+                if error.status_code != HTTPStatus.PRECONDITION_FAILED:
                     raise
                 raise Conflict(f"{name}: does not end at {offset}", code="audit_behind") from error

@@ -1,9 +1,9 @@
-"""What a storage account refuses with, in the words of the ports."""
+"""How blobs are called: bounds, retries, and a storage account's refusals in the words of the ports."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from azure.core.exceptions import AzureError, HttpResponseError
 
@@ -13,8 +13,15 @@ from shared.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONNECT_SECONDS, READ_SECONDS, RETRIES = 5, 20, 3
-"""Bounds of one call of a blob: a key release waits for it."""
+BLOB_CLIENT: Final[dict[str, Any]] = {
+    "connection_timeout": 5,
+    "read_timeout": 20,
+    "retry_total": 3,
+    "initial_backoff": 0.5,
+    "increment_base": 1.5,
+    "random_jitter_range": 0.5,
+}
+"""Options of every client: a key release waits for its calls, and the SDK's own back-off begins at 15 s."""
 
 
 @contextmanager
