@@ -78,7 +78,16 @@ def test_policy_audit_and_telemetry_from_end_to_end(tmp_path):
             repaired = call("PUT", "/api/policy", content=raised(old, 6))
             assert repaired.status_code == 200
             assert call("GET", "/api/policy").headers["x-policy-serial"] == "6"
+            (tmp_path / "policy.json").write_bytes(raised(old, 7))
+            published = edb(state, "policy", "publish", tmp_path / "policy.json")
+            assert published.returncode == 0, published.stderr
+            anchor = f"{before[-1].seq}:{before[-1].hash.hex()}"
+            verified = edb(state, "audit", "verify", "--anchor", anchor, "--json")
+            assert verified.returncode == 0, verified.stderr
+            forged = edb(state, "audit", "verify", "--anchor", f"{before[-1].seq}:{'0' * 64}")
+            assert (forged.returncode, "an anchor says" in forged.stderr) == (3, True)
             after = chain(call)
+            assert json.loads(verified.stdout)["head"] == f"{after[-1].seq}:{after[-1].hash.hex()}"
 
     assert after[: len(before)] == before
     assert verify(after, anchors=[before[-1].head]) == after[-1].head
@@ -88,6 +97,11 @@ def test_policy_audit_and_telemetry_from_end_to_end(tmp_path):
     assert "request policy" in {span.name for span in collector.spans}
     for key in json.loads((state / "function-keys.json").read_text()).values():
         assert not any(key["key"].encode() in body for body in collector.bodies)
+
+
+def edb(state, *arguments):
+    command = [COMMAND.with_name("edb"), *arguments, "--cloud", state / "cloud.json"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def chain(call):
