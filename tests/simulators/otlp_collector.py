@@ -41,6 +41,7 @@ class OtlpCollector:
             def log_message(self, *_: object) -> None:
                 pass
 
+        self._came = threading.Condition()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever)
 
@@ -57,7 +58,23 @@ class OtlpCollector:
         self._server.server_close()
         self._thread.join()
 
+    def wait_for(self, *, metric: str, span: str, seconds: float = 60) -> None:
+        """Wait until both have arrived."""
+        with self._came:
+            assert self._came.wait_for(
+                lambda: (
+                    metric in {each.name for each in self.metrics}
+                    and span in {each.name for each in self.spans}
+                ),
+                seconds,
+            )
+
     def take(self, path: str, body: bytes) -> None:
+        with self._came:
+            self._take(path, body)
+            self._came.notify_all()
+
+    def _take(self, path: str, body: bytes) -> None:
         self.bodies.append(body)
         if path == "/v1/metrics":
             for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
