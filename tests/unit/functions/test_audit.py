@@ -253,7 +253,7 @@ class TestContract:
     )
     def test_other_pages_are_malformed(self, app, params):
         reply = app.request("Audit", method="GET", params=params)
-        assert (reply.status, reply.document["code"]) == (400, "malformed")
+        assert (reply.status, reply.document["code"]) == (400, "invalid_request")
 
     def test_a_damaged_line_is_told_with_its_place(self, app):
         app.request("ProvisionKey", {"key_name": APP})
