@@ -1,7 +1,7 @@
 """The composition root of the function app.
 
-Settings, policy and roots are read when the app is built, so that a mistake in them stops it before it
-serves; the vault and the hub are connected to at the first call.
+Settings and roots are read when the app is built, and a policy file is tried, so that a mistake in them stops
+it before it serves; vault, hub, policy and audit chain are connected to at the first call.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 import azure.functions as func
 
 from functions import (
+    audit_log,
     distribute_key,
     fleet,
     health,
     key_lifecycle,
     openapi,
     provision_key,
+    release_policy,
+    telemetry,
     vault_events,
     wrap_key,
 )
@@ -45,6 +48,7 @@ def build_app(
         SettingsError: With every problem of the settings.
     """
     settings = Settings.from_environment(environment)
+    telemetry.configure(environment)
     services = _Once(lambda: connect_services(settings))
     app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
     app.register_functions(distribute_key.blueprint(services))
@@ -61,7 +65,8 @@ def http_functions(services: Callable[[], Services], *, audience: Audience) -> l
         services: Puts the services together at the first call.
         audience: The deployment's id.
     """
-    contracts = [each.blueprint(services) for each in (provision_key, key_lifecycle, wrap_key, fleet)]
+    modules = (provision_key, key_lifecycle, wrap_key, fleet, release_policy, audit_log)
+    contracts = [each.blueprint(services) for each in modules]
     contracts.append(health.blueprint(services, audience=audience))
     return [*contracts, openapi.blueprint(contracts)]
 

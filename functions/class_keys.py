@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from functions import telemetry
 from shared.errors import Conflict, FormatError, KeyUnavailable, NotFound, VerificationError
 from shared.keys.envelope import open_envelope, parse_envelope, seal_envelope
 from shared.keys.store import VersionState
@@ -270,7 +271,9 @@ class ClassKeys:
         """
         with self._lock:
             self._drop_old()
-            if (name, version) not in self._opened:
+            hit = (name, version) in self._opened
+            telemetry.add(telemetry.KEY_CACHE, result="hit" if hit else "miss")
+            if not hit:
                 key = self._unseal(name, version)
                 self._opened[name, version] = (key, self._monotonic() + CACHE_SECONDS)
                 self._sweep_later()

@@ -38,6 +38,7 @@ _OF_ALL, _OF_BODIES, _OF_QUERIES, _OF_CLOUD = (
     ("invalid_request",),
     ("unavailable",),
 )
+_OF_DOCUMENTS = ("malformed", "body_too_large")
 _OF_IDEMPOTENCY = ("idempotency_key_invalid", "idempotency_key_reused")
 
 
@@ -49,6 +50,7 @@ class Tag(enum.Enum):
 
     PROVISIONING = "provisioning"
     WRAPPING = "wrapping"
+    ADMINISTRATION = "administration"
     READING = "reading"
     HEALTH = "health"
 
@@ -67,11 +69,15 @@ class Contract:
         path: Kinds of the route's parameters, by name.
         query: Class of the query's parameters; None if it takes none.
         body: Class of the request's body; None if it takes none.
+        document: What the body is, where it is a JSON document of its own and not an object of ours.
         body_is_required: Whether an empty body lacks something.
         status: Of the answer.
         answer: Class of the answer; None for any JSON object.
         problems: Codes that it can fail with, beside those that follow from the rest.
+        request_headers: What headers of a request say, by name, where they are heeded.
+        answer_headers: What headers of the answer say, by name.
         needs_key: Whether a function key is asked for.
+        needs_master_key: Whether that has to be the master key.
         needs_cloud: Whether it asks the vault or the hub.
         asks_for_pass: Whether it may put a message on the queue of distribution passes.
         is_repeatable: Whether it heeds the header ``Idempotency-Key``.
@@ -87,15 +93,26 @@ class Contract:
     path: Mapping[str, Value[Any]] = field(default_factory=dict)
     query: type | None = None
     body: type | None = None
+    document: str = ""
     body_is_required: bool = True
     status: HTTPStatus = HTTPStatus.OK
     answer: type | None = None
     problems: tuple[str, ...] = ()
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
     needs_key: bool = True
+    needs_master_key: bool = False
     needs_cloud: bool = True
     asks_for_pass: bool = False
     is_repeatable: bool = False
     refused: tuple[str, ...] = ()
+
+    @property
+    def auth_level(self) -> func.AuthLevel:
+        """What the host asks of a caller."""
+        if self.needs_master_key:
+            return func.AuthLevel.ADMIN
+        return func.AuthLevel.FUNCTION if self.needs_key else func.AuthLevel.ANONYMOUS
 
     @property
     def all_problems(self) -> tuple[str, ...]:
@@ -103,6 +120,7 @@ class Contract:
         implied = (
             _OF_ALL,
             _OF_BODIES if self.body is not None else (),
+            _OF_DOCUMENTS if self.document else (),
             _OF_QUERIES if self.query is not None else (),
             _OF_CLOUD if self.needs_cloud else (),
             _OF_IDEMPOTENCY if self.is_repeatable else (),
@@ -165,7 +183,10 @@ class HttpFunctions(func.Blueprint):
         self.contracts: list[Contract] = []
 
     def serve(self, contract: Contract) -> Callable[[_Serves], _Serves]:
-        """Return a decorator: what it decorates serves the contract, and answers an instance of its class."""
+        """Return a decorator: what it decorates serves the contract, and answers an instance of its class.
+
+        Where a contract's answer has headers or bytes of its own, an :class:`Answer` is given.
+        """
 
         def register(act: _Serves) -> _Serves:
             self.contracts.append(contract)
@@ -177,7 +198,7 @@ class HttpFunctions(func.Blueprint):
             function = self.route(
                 route=contract.route,
                 methods=[*contract.refused, contract.method],
-                auth_level=func.AuthLevel.FUNCTION if contract.needs_key else func.AuthLevel.ANONYMOUS,
+                auth_level=contract.auth_level,
             )(function)
             self.function_name(name=contract.name)(function)
             return act
@@ -193,6 +214,8 @@ def _function_of(contract: Contract, act: _Serves) -> Callable[..., Any]:
             if request.method in contract.refused:
                 raise MethodNotAllowedError(contract.method)
             given = act(Call(request=request, correlation_id=correlation_id, put_pass=put_pass))
+            if isinstance(given, Answer):
+                return given
             document = given if isinstance(given, dict) else encode(given)
             return Answer(document=document, status=contract.status)
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, write_record
+from functions import telemetry
+from functions.audit import AuditRecord
 from shared.errors import Conflict, EdbError, FormatError, NotFound
 from shared.keys.wrapping import WrapContext, wrap_key
 from shared.release.document import assemble, encode_claims, to_be_signed
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
+    from functions.audit import AuditLog
     from functions.class_keys import ClassKeys
     from shared.certificates import TrustStore
     from shared.keys.store import ClassKeyState
@@ -49,7 +52,8 @@ class Distributor:
         class_keys: The deployment's class keys.
         signer: The release key.
         audience: The deployment's id.
-        policy: The release policy.
+        policy: The release policy in force.
+        audit: Where decisions are recorded.
         trust: The roots that device certificates must lead to.
         now: Tells the time, aware.
     """
@@ -59,6 +63,7 @@ class Distributor:
     signer: ReleaseSigner
     audience: Audience
     policy: Policy
+    audit: AuditLog
     trust: TrustStore
     now: Callable[[], datetime]
 
@@ -109,6 +114,7 @@ class DistributionPass:
         found = []
         for row in rows:
             if self.settlement.is_settled(row, now=now):
+                telemetry.add(telemetry.DEVICES, outcome="settled")
                 continue
             try:
                 found.append(parse_device_id(row.device_id, where="twin query"))
@@ -122,10 +128,19 @@ class DistributionPass:
         Returns:
             The devices whose step failed and is worth another try.
         """
-        failed = []
-        for device_id in device_ids:
+        began = time.monotonic()
+        with telemetry.span("pass", correlation_id=self.correlation_id) as told:
+            failed = [device_id for device_id in device_ids if not self._reconcile_one(device_id)]
+            told.tell("failed", len(failed))
+        telemetry.take(telemetry.PASS_DURATION, time.monotonic() - began)
+        return failed
+
+    def _reconcile_one(self, device_id: DeviceId) -> bool:
+        """Reconcile one device; say whether that is done, also if there was nothing to do."""
+        outcome = "failed"
+        with telemetry.span("device", correlation_id=self.correlation_id, device_id=device_id) as told:
             try:
-                self.reconcile(device_id)
+                outcome = _outcome_of(self.reconcile(device_id))
             except EdbError as error:
                 _LOG.warning(
                     "distribute_failed",
@@ -136,8 +151,9 @@ class DistributionPass:
                         "correlation_id": self.correlation_id,
                     },
                 )
-                failed.append(device_id)
-        return failed
+            told.tell("outcome", outcome)
+        telemetry.add(telemetry.DEVICES, outcome=outcome)
+        return outcome != "failed"
 
     def reconcile(self, device_id: DeviceId) -> Decision | None:
         """Bring one device's twin to what it should be.
@@ -169,10 +185,21 @@ class DistributionPass:
         cose = None if plan is None or not plan.is_signed else self._sign(plan, wrapped)
         note = self.settlement.note(twin, verdict, writes_desired=writes_desired(decision))
         patch = build_patch(twin, verdict.held, decision, wrapped=wrapped, cose=cose, at=at, note=note)
-        if patch is not None:
+        if patch is None:
+            return decision
+        records = list(self._records(twin, decision))
+        if plan is None or not plan.keys:
+            # Taking away waits for nothing: a key that is to go goes, also while the audit chain is down.
             self.distributor.registry.patch(twin.device_id, patch, etag=twin.etag)
-            for record in self._records(twin, decision):
-                write_record(record)
+            self.distributor.audit.write_if_possible(*records)
+            return decision
+        self.distributor.audit.write(*records)  # and without it, nothing is released
+        try:
+            self.distributor.registry.patch(twin.device_id, patch, etag=twin.etag)
+        except EdbError as error:
+            failed = (replace(each, outcome="failed", reason=error.code) for each in records)
+            self.distributor.audit.write_if_possible(*failed)
+            raise
         return decision
 
     def _wrap(self, plan: Plan) -> dict[KeyName, bytes]:
@@ -205,7 +232,13 @@ class DistributionPass:
             case Write(plan=plan, cause=cause):
                 record = replace(record, reason=cause.value)
                 for name, key in plan.keys.items():
-                    yield replace(record, key_name=name, key_version=key.version, rule=key.rule_id)
+                    yield replace(
+                        record,
+                        key_name=name,
+                        key_version=key.version,
+                        algorithm=key.algorithm.value,
+                        rule=key.rule_id,
+                    )
                 if not plan.keys:
                     yield record
             case Deny(denial=denial):
@@ -219,3 +252,20 @@ class DistributionPass:
                 return
             case _:
                 yield record
+
+
+def _outcome_of(decision: Decision | None) -> str:
+    """Return how a device step is counted."""
+    match decision:
+        case None:
+            return "gone"
+        case Unchanged():
+            return "unchanged"
+        case Write():
+            return "written"
+        case Deny():
+            return "denied"
+        case OverBudget():
+            return "over_budget"
+        case Tell():
+            return "told"

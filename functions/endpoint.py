@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
+from functions import telemetry
 from functions.problems import PROBLEMS
 from shared.errors import (
     Conflict,
@@ -40,13 +41,15 @@ _CORRELATION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _RETRY_SECONDS = 5
 # Errors of these branches are about the request; of all others nothing is told.
 _TOLD = (FormatError, PolicyDenied, KeyUnavailable, NotFound, Conflict)
+# What keeps the app from answering, and its operator has to know.
+_TOLD_CODES = frozenset({"policy_unavailable", "audit_unavailable", "audit_damaged"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A successful answer: its status, its JSON document, further headers."""
+    """A successful answer: its status, its JSON document or the bytes of one, further headers."""
 
-    document: Mapping[str, object]
+    document: Mapping[str, object] | bytes
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -97,6 +100,14 @@ def respond(request: func.HttpRequest, act: Callable[[str], Answer]) -> func.Htt
         act: Does what was asked for; is given the correlation id. Its errors become problems.
     """
     correlation_id = correlation_id_of(request)
+    parent = request.headers.get("traceparent", "")
+    with telemetry.request(request.url, correlation_id=correlation_id, parent=parent) as answered:
+        response = _answer(act, correlation_id)
+        answered(response.status_code)
+    return response
+
+
+def _answer(act: Callable[[str], Answer], correlation_id: str) -> func.HttpResponse:
     try:
         answer = act(correlation_id)
     except EdbError as error:
@@ -126,6 +137,8 @@ def _refuse(error: EdbError, correlation_id: str) -> func.HttpResponse:
 def _public(error: EdbError) -> tuple[HTTPStatus, EdbError]:
     """Return the status of an error and what the caller may see of it: all of it only if it is his own."""
     told = error.code in PROBLEMS and isinstance(error, (*_TOLD, MethodNotAllowedError, NotReadyError))
+    if error.code in _TOLD_CODES:
+        return PROBLEMS[error.code].status, error
     if isinstance(error, TransportError):
         message = "a service behind this one cannot be reached now"
         error = EdbError(message, code="unavailable", hint="try again later")
@@ -135,7 +148,7 @@ def _public(error: EdbError) -> tuple[HTTPStatus, EdbError]:
 
 
 def _response(
-    document: Mapping[str, object],
+    document: Mapping[str, object] | bytes,
     status: HTTPStatus,
     correlation_id: str,
     *,
@@ -148,7 +161,7 @@ def _response(
         **headers,
     }
     return func.HttpResponse(
-        encode_json(document),
+        document if isinstance(document, bytes) else encode_json(document),
         status_code=status.value,
         headers=all_headers,
         mimetype=all_headers["Content-Type"],

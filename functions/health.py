@@ -45,7 +45,7 @@ READY = Contract(
     method="GET",
     route="health/ready",
     tag=Tag.HEALTH,
-    summary="Whether the vault's keys can be read, the hub answers and the policy is in force",
+    summary="Whether the vault's keys can be read, the hub answers, policy and audit are in force",
     answer=ReadyAnswer,
     problems=("not_ready",),
     needs_cloud=False,
@@ -135,9 +135,17 @@ def _check(check: Callable[[Services], object], services: Callable[[], Services]
 
 
 def _require_policy_in_force(services: Services) -> None:
-    policy = services.policy
+    policy = services.policies.current().policy
     if policy.not_after is not None and services.now() >= policy.not_after:
         raise VerificationError(f"policy {policy.id} serial {policy.serial} has ended", code="policy_expired")
+
+
+def _require_sound_policy_source(services: Services) -> None:
+    """Tell of what is no reason to deny yet: the last good policy is in force, and its source has another."""
+    services.policies.current()
+    fault = services.policies.status().fault
+    if fault is not None:
+        raise VerificationError(str(fault), code=fault.code)
 
 
 _CHECKS: Mapping[str, Callable[[Services], object]] = {
@@ -146,4 +154,6 @@ _CHECKS: Mapping[str, Callable[[Services], object]] = {
     "class_keys": lambda services: services.class_keys.state(_PROBE_KEY),
     "hub": lambda services: services.registry.read(_PROBE_DEVICE),
     "policy": _require_policy_in_force,
+    "policy_source": _require_sound_policy_source,
+    "audit": lambda services: services.audit.check(),
 }

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, write_record
+from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
 from shared.errors import EdbError
@@ -30,7 +30,7 @@ REWRAP_ENVELOPES = Contract(
     body=RewrapRequest,
     body_is_required=False,
     answer=RewrapAnswer,
-    problems=("key_not_found", "name_taken"),
+    problems=("key_not_found", "name_taken", "audit_unavailable"),
 )
 DELETE_KEY = Contract(
     name="DeleteKey",
@@ -40,7 +40,7 @@ DELETE_KEY = Contract(
     summary="Delete a class key that is revoked as a whole, recoverably",
     body=KeyRequest,
     answer=DeleteAnswer,
-    problems=("key_not_found", "name_taken", "key_in_use"),
+    problems=("key_not_found", "name_taken", "key_in_use", "audit_unavailable"),
     asks_for_pass=True,
 )
 RECOVER_KEY = Contract(
@@ -51,7 +51,7 @@ RECOVER_KEY = Contract(
     summary="Bring a deleted class key back, revoked as it was",
     body=KeyRequest,
     answer=RecoverAnswer,
-    problems=("key_not_found", "name_taken"),
+    problems=("key_not_found", "name_taken", "audit_unavailable"),
     asks_for_pass=True,
 )
 
@@ -81,13 +81,13 @@ def blueprint(services: Callable[[], Services]) -> HttpFunctions:
 
 def _rewrap(services: Services, call: Call, asked: RewrapRequest) -> RewrapAnswer:
     """Seal a part of the envelopes anew; nothing changes for devices, so no pass is asked for."""
-    with _audited("rewrap", asked.key_name, call.correlation_id):
+    with _audited(services, call, "rewrap", asked.key_name):
         done = services.class_keys.rewrap(asked.key_name)
     return RewrapAnswer(rewrapped=done.rewrapped, remaining=done.remaining, kek_version=done.kid)
 
 
 def _delete(services: Services, call: Call, asked: KeyRequest) -> DeleteAnswer:
-    with _audited("delete", asked.key_name, call.correlation_id):
+    with _audited(services, call, "delete", asked.key_name):
         until = services.class_keys.delete(asked.key_name)
     call.put_pass(PassMessage(cause="delete", correlation_id=call.correlation_id).encode())
     told = None if until is None else f"{until:%Y-%m-%dT%H:%M:%SZ}"
@@ -95,19 +95,25 @@ def _delete(services: Services, call: Call, asked: KeyRequest) -> DeleteAnswer:
 
 
 def _recover(services: Services, call: Call, asked: KeyRequest) -> RecoverAnswer:
-    with _audited("recover", asked.key_name, call.correlation_id):
+    with _audited(services, call, "recover", asked.key_name):
         services.class_keys.recover(asked.key_name)
     call.put_pass(PassMessage(cause="recover", correlation_id=call.correlation_id).encode())
     return RecoverAnswer(key_name=asked.key_name)
 
 
 @contextmanager
-def _audited(event: str, key_name: KeyName | None, correlation_id: str) -> Iterator[None]:
+def _audited(services: Services, call: Call, event: str, key_name: KeyName | None) -> Iterator[None]:
     """Write what became of an operation, whatever became of it."""
-    record = AuditRecord(event=event, outcome="allowed", correlation_id=correlation_id, key_name=key_name)
+    record = AuditRecord(
+        event=event,
+        outcome="allowed",
+        correlation_id=call.correlation_id,
+        caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
+        key_name=key_name,
+    )
     try:
         yield
     except EdbError as error:
-        write_record(replace(record, outcome="failed", reason=error.code, detail=str(error)))
+        services.audit.write(replace(record, outcome="failed", reason=error.code, detail=str(error)))
         raise
-    write_record(record)
+    services.audit.write(record)

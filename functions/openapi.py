@@ -27,6 +27,7 @@ _JSON, _PROBLEM_JSON = "application/json", "application/problem+json"
 _TAGS = {
     Tag.PROVISIONING: "The life of class keys; opened by the keys for provisioning.",
     Tag.WRAPPING: "Class keys for build machines; opened by the keys for wrapping.",
+    Tag.ADMINISTRATION: "Who is given what; opened by the master key alone.",
     Tag.READING: "What there is and what became of it; opened by the keys for provisioning.",
     Tag.HEALTH: "Whether the app runs, and what it serves.",
 }
@@ -144,6 +145,12 @@ def _operation(contract: Contract) -> dict[str, object]:
             "required": contract.body_is_required,
             "content": {_JSON: {"schema": reference(contract.body)}},
         }
+    if contract.document:
+        operation["requestBody"] = {
+            "required": True,
+            "description": contract.document,
+            "content": {_JSON: {"schema": {"type": "object"}}},
+        }
     operation["responses"] = _responses(contract)
     operation["security"] = [{name: []} for name in _SECURITY_SCHEMES] if contract.needs_key else []
     return operation
@@ -160,6 +167,14 @@ def _parameters(contract: Contract) -> Iterable[Mapping[str, object]]:
             "required": each.is_required,
             "schema": each.kind.schema,
         }
+    for name, about in contract.request_headers.items():
+        yield {
+            "name": name,
+            "in": "header",
+            "description": about,
+            "required": False,
+            "schema": {"type": "string"},
+        }
     if contract.is_repeatable:
         yield _IDEMPOTENCY_PARAMETER
 
@@ -169,7 +184,7 @@ def _responses(contract: Contract) -> dict[str, object]:
     responses: dict[str, object] = {
         str(contract.status.value): {
             "description": contract.status.phrase,
-            "headers": _CORRELATION_HEADER,
+            "headers": {**_CORRELATION_HEADER, **_answer_headers(contract)},
             "content": {_JSON: {"schema": schema}},
         }
     }
@@ -181,6 +196,13 @@ def _responses(contract: Contract) -> dict[str, object]:
     for status in _host_statuses(contract):
         responses.setdefault(str(status.value), {"description": f"{status.phrase}; from the host, no body"})
     return responses
+
+
+def _answer_headers(contract: Contract) -> Mapping[str, object]:
+    return {
+        name: {"description": about, "required": True, "schema": {"type": "string"}}
+        for name, about in contract.answer_headers.items()
+    }
 
 
 def _host_statuses(contract: Contract) -> Iterable[HTTPStatus]:

@@ -32,7 +32,10 @@ def _kind(status: HTTPStatus, meaning: str) -> ProblemKind:
 
 
 PROBLEMS: Mapping[str, ProblemKind] = {
-    "malformed": _kind(HTTPStatus.BAD_REQUEST, "The body is not one JSON object, or the route holds no id."),
+    "malformed": _kind(
+        HTTPStatus.BAD_REQUEST,
+        "The body is not one JSON object or no release policy, or the route holds no id.",
+    ),
     "invalid_request": _kind(HTTPStatus.BAD_REQUEST, "Fields are wrong; `errors` tells all of them."),
     "name_invalid": _kind(HTTPStatus.BAD_REQUEST, "The route holds no key name."),
     "wrapped_key_invalid": _kind(
@@ -59,13 +62,30 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "key_in_use": _kind(HTTPStatus.CONFLICT, "A version of the class key is not revoked."),
     "version_exists": _kind(HTTPStatus.CONFLICT, "Somebody else made that version at the same time."),
     "conflict": _kind(HTTPStatus.CONFLICT, "The class key changes too fast; look again."),
-    "body_too_large": _kind(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is longer than 64 KiB."),
+    "policy_serial": _kind(HTTPStatus.CONFLICT, "The policy's serial does not rise."),
+    "policy_read_only": _kind(
+        HTTPStatus.CONFLICT, "The policy is deployed with the app and not the app's to write."
+    ),
+    "policy_changed": _kind(
+        HTTPStatus.PRECONDITION_FAILED, "The stored policy is another than `If-Match` says."
+    ),
+    "body_too_large": _kind(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is longer than 64 KiB, or a policy than 256 KiB."
+    ),
     "idempotency_key_reused": _kind(
         HTTPStatus.UNPROCESSABLE_ENTITY, "That `Idempotency-Key` came with another request before."
     ),
     "internal": _kind(HTTPStatus.INTERNAL_SERVER_ERROR, "A fault of the app; its log knows more."),
+    "audit_damaged": _kind(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "A line of the audit chain is no entry; `detail` says which."
+    ),
     "unavailable": _kind(
         HTTPStatus.SERVICE_UNAVAILABLE, "Vault or hub cannot be reached; come back after `Retry-After`."
+    ),
+    "policy_unavailable": _kind(HTTPStatus.SERVICE_UNAVAILABLE, "No release policy is in force."),
+    "audit_unavailable": _kind(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The audit chain takes no record: nothing was released; what was done to a class key is done.",
     ),
     "not_ready": _kind(HTTPStatus.SERVICE_UNAVAILABLE, "The app is not ready; `parts` says what of it."),
 }

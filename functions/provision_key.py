@@ -12,7 +12,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, write_record
+from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
 from functions.repetition import Made, Repeatable, once
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from functions.services import Services
     from shared.types import KeyName
 
-_OF_CREATING = ("key_exists", "name_taken", "key_deleted")
+_OF_CREATING = ("key_exists", "name_taken", "key_deleted", "audit_unavailable")
 
 PROVISION_KEY = Contract(
     name="ProvisionKey",
@@ -98,7 +98,10 @@ ROTATE_KEY = Contract(
     summary="Make the next version of a class key",
     body=RotateRequest,
     answer=RotateAnswer,
-    problems=("key_not_found", "name_taken", "key_deleted", "version_exists", "conflict"),
+    problems=(
+        *("key_not_found", "name_taken", "key_deleted", "version_exists", "conflict"),
+        "audit_unavailable",
+    ),
     asks_for_pass=True,
     is_repeatable=True,
 )
@@ -110,7 +113,7 @@ REVOKE_KEY = Contract(
     summary="Revoke a version of a class key, and all older ones",
     body=RevokeRequest,
     answer=RevokeAnswer,
-    problems=("key_not_found", "name_taken", "conflict"),
+    problems=("key_not_found", "name_taken", "conflict", "audit_unavailable"),
     asks_for_pass=True,
 )
 
@@ -159,7 +162,7 @@ def _provision(services: Services, call: Call, asked: ProvisionRequest) -> Provi
         keys.provision(name, bits=asked.bits, request=_note(repeatable))
         return 1
 
-    with _audited("provision", name, 1, call.correlation_id) as note:
+    with _audited(services, call, "provision", name, 1) as note:
         note(once(repeatable, lambda: keys.requests(name), make))
     _ask_for_pass(call, "provision")
     return _created(name, asked.bits)
@@ -177,7 +180,7 @@ def _import(services: Services, call: Call, asked: ImportRequest) -> ProvisionAn
         strengths.append(bits)
         return 1
 
-    with _audited("import", name, 1, call.correlation_id) as note:
+    with _audited(services, call, "import", name, 1) as note:
         note(once(repeatable, lambda: keys.requests(name), make))
         bits = strengths[0] if strengths else keys.state(name).key_bytes * 8  # rotation does not change it
     _ask_for_pass(call, "import")
@@ -208,7 +211,7 @@ def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswe
     """Make the next version; a repeated request answers the version that it made, whatever came after it."""
     name, keys = asked.key_name, services.class_keys
     repeatable = Repeatable.of(call.headers, "rotate", key_name=name)
-    with _audited("rotate", name, None, call.correlation_id) as note:
+    with _audited(services, call, "rotate", name, None) as note:
         made = once(
             repeatable,
             lambda: keys.requests(name),
@@ -220,7 +223,7 @@ def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswe
 
 
 def _revoke(services: Services, call: Call, asked: RevokeRequest) -> RevokeAnswer:
-    with _audited("revoke", asked.key_name, asked.version, call.correlation_id):
+    with _audited(services, call, "revoke", asked.key_name, asked.version):
         floor = services.class_keys.revoke(asked.key_name, asked.version)
     _ask_for_pass(call, "revoke")
     return RevokeAnswer(key_name=asked.key_name, floor=floor)
@@ -233,13 +236,14 @@ def _ask_for_pass(call: Call, cause: str) -> None:
 
 @contextmanager
 def _audited(
-    event: str, key_name: KeyName, version: int | None, correlation_id: str
+    services: Services, call: Call, event: str, key_name: KeyName, version: int | None
 ) -> Iterator[Callable[[Made], None]]:
     """Write what became of an operation, whatever became of it; gives what notes the version it made."""
     record = AuditRecord(
         event=event,
         outcome="allowed",
-        correlation_id=correlation_id,
+        correlation_id=call.correlation_id,
+        caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
         key_name=key_name,
         key_version=version,
     )
@@ -247,8 +251,8 @@ def _audited(
     try:
         yield made.append
     except EdbError as error:
-        write_record(replace(record, outcome="failed", reason=error.code, detail=str(error)))
+        services.audit.write(replace(record, outcome="failed", reason=error.code, detail=str(error)))
         raise
     for each in made:
         record = replace(record, key_version=each.version, reason="repeated" if each.is_repeated else None)
-    write_record(record)
+    services.audit.write(record)

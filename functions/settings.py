@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+from functions.policy_source import MAX_AGE_SECONDS, REFRESH_SECONDS
 from shared.certificates import TrustStore
 from shared.errors import EdbError, SettingsError
-from shared.policy.document import Policy, load_policy
+from shared.policy.document import load_policy
 from shared.revocation import MAX_CRL_BYTES, load_revocation_lists
 from shared.types import Audience, parse_audience
 
@@ -31,6 +32,11 @@ _KNOWN = frozenset(
         "EDB_RELEASE_KEY_NAME",
         "EDB_IOT_HUB_HOSTNAME",
         "EDB_POLICY_FILE",
+        "EDB_POLICY_BLOB_URL",
+        "EDB_POLICY_REFRESH_SECONDS",
+        "EDB_POLICY_MAX_AGE_SECONDS",
+        "EDB_AUDIT_FOLDER",
+        "EDB_AUDIT_CONTAINER_URL",
         "EDB_TRUSTED_ROOTS_FILE",
         "EDB_KEY_VAULT_VERIFY_CHALLENGE",
         "EDB_DISTRIBUTE_SCHEDULE",
@@ -40,6 +46,7 @@ _KNOWN = frozenset(
 )
 _VAULT_NAME = re.compile(r"[0-9A-Za-z-]{1,127}")
 _HOST = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.-]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
+_SECONDS = re.compile(r"[1-9][0-9]{0,7}")
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_DAYS = 36500
 _Raw = TypeVar("_Raw", str, bytes)
@@ -57,7 +64,12 @@ class Settings:
         kek_name: Name of the key that class keys rest under.
         release_key_name: Name of the key that signs releases.
         iot_hub_hostname: May hold a port.
-        policy: The release policy.
+        policy_file: Where the release policy rests, if in a file.
+        policy_blob_url: Where it rests, if in a blob; exactly one of the two is set.
+        policy_refresh_seconds: How often it is looked at.
+        policy_max_age_seconds: How long it stays in force while nobody confirms it.
+        audit_folder: Where the audit chain rests, if in files.
+        audit_container_url: Where it rests, if in append blobs; exactly one of the two is set.
         trust: Roots that client and device certificates must lead to, and revocation lists.
         crl_file: Where the revocation lists are read again; None if there are none.
         class_key_lifetime: How long a new version of a class key is valid; None for ever.
@@ -73,7 +85,12 @@ class Settings:
     kek_name: str
     release_key_name: str
     iot_hub_hostname: str
-    policy: Policy
+    policy_file: Path | None
+    policy_blob_url: str | None
+    policy_refresh_seconds: int
+    policy_max_age_seconds: int
+    audit_folder: Path | None
+    audit_container_url: str | None
     trust: TrustStore
     crl_file: Path | None
     class_key_lifetime: timedelta | None
@@ -97,7 +114,10 @@ class Settings:
         kek = reader.vault_name("EDB_KEK_NAME", "class-key-kek")
         release_key = reader.vault_name("EDB_RELEASE_KEY_NAME", "release-signing")
         verify = reader.boolean("EDB_KEY_VAULT_VERIFY_CHALLENGE", default=True)
-        policy = reader.file("EDB_POLICY_FILE")
+        policy_file, policy_blob = reader.one_of("EDB_POLICY_FILE", "EDB_POLICY_BLOB_URL")
+        refresh = reader.seconds("EDB_POLICY_REFRESH_SECONDS", REFRESH_SECONDS)
+        max_age = reader.seconds("EDB_POLICY_MAX_AGE_SECONDS", MAX_AGE_SECONDS)
+        audit_folder, audit_container = reader.one_of("EDB_AUDIT_FOLDER", "EDB_AUDIT_CONTAINER_URL")
         roots = reader.file("EDB_TRUSTED_ROOTS_FILE")
         crl_file = reader.optional("EDB_CRL_FILE")
         crls = reader.file("EDB_CRL_FILE", limit=MAX_CRL_BYTES) if crl_file else None
@@ -108,10 +128,13 @@ class Settings:
         if hub and not _HOST.fullmatch(hub):
             reader.problem("EDB_IOT_HUB_HOSTNAME", f"expected HOST or HOST:PORT, found {hub!r}")
         parsed_audience = reader.parsed(audience, lambda text: parse_audience(text, where="EDB_AUDIENCE"))
-        parsed_policy = reader.parsed(policy, lambda data: load_policy(data, where="EDB_POLICY_FILE"))
+        if policy_file:  # one that is deployed with the app has to be good at its start
+            reader.parsed(
+                reader.file("EDB_POLICY_FILE"), lambda data: load_policy(data, where="EDB_POLICY_FILE")
+            )
         trust = reader.parsed(roots, lambda data: TrustStore.from_pem(data, where="EDB_TRUSTED_ROOTS_FILE"))
         lists = reader.parsed(crls, lambda data: load_revocation_lists(data, where="EDB_CRL_FILE"))
-        if reader.problems or parsed_audience is None or parsed_policy is None or trust is None:
+        if reader.problems or parsed_audience is None or trust is None:
             raise SettingsError(reader.problems)
         return cls(
             audience=parsed_audience,
@@ -120,7 +143,12 @@ class Settings:
             kek_name=kek,
             release_key_name=release_key,
             iot_hub_hostname=hub,
-            policy=parsed_policy,
+            policy_file=Path(policy_file) if policy_file else None,
+            policy_blob_url=policy_blob or None,
+            policy_refresh_seconds=refresh,
+            policy_max_age_seconds=max_age,
+            audit_folder=Path(audit_folder) if audit_folder else None,
+            audit_container_url=audit_container or None,
             trust=replace(trust, revocations=lists or ()),
             crl_file=Path(crl_file) if crl_file else None,
             class_key_lifetime=lifetime,
@@ -169,6 +197,26 @@ class _Reader:
             self.problem(name, f"expected 1 to {_MAX_DAYS} days, found {value!r}")
             return None
         return timedelta(days=int(value))
+
+    def one_of(self, path: str, url: str) -> tuple[str, str]:
+        """Return a path or a URL: exactly one of the two has to be set."""
+        found = tuple(self._environment.get(name, "").strip() for name in (path, url))
+        if all(found) or not any(found):
+            self.problem(path, f"expected either this or {url}, found {'both' if all(found) else 'neither'}")
+        split = urlsplit(found[1])
+        if found[1] and (
+            split.scheme != "https" or not split.netloc or not split.path.strip("/") or split.query
+        ):
+            # A query would be a shared access signature, which is a key.
+            self.problem(url, "expected https://HOST/PATH without a query")
+        return found[0], found[1]
+
+    def seconds(self, name: str, default: int) -> int:
+        value = self.text(name, str(default))
+        if not _SECONDS.fullmatch(value):
+            self.problem(name, f"expected whole seconds from 1, found {value!r}")
+            return default
+        return int(value)
 
     def vault_name(self, name: str, default: str) -> str:
         value = self.text(name, default)

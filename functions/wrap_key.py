@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, write_record
+from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from shared.certificates import build_name_of, leaf_public_key
 from shared.errors import EdbError, FormatError, PolicyDenied
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from functions.services import Services
+    from shared.policy.document import Policy
     from shared.types import WrapAlgorithm
 
 # What the platform's own authentication tells about the caller, once it has replaced what the caller sent.
@@ -38,6 +39,7 @@ WRAP_KEY = Contract(
     problems=(
         *("unsupported_algorithm", "policy_denied", "key_not_found", "name_taken"),
         *("key_revoked", "key_disabled", "key_expired", "key_not_yet_valid"),
+        *("policy_unavailable", "audit_unavailable"),
     ),
 )
 
@@ -69,29 +71,36 @@ class _Grant:
 def _audited(
     services: Services, asked: WrapRequest, headers: Mapping[str, str], correlation_id: str
 ) -> WrapAnswer:
+    policy = services.policies.current().policy
     record = AuditRecord(
         event="wrap",
         outcome="allowed",
         correlation_id=correlation_id,
+        caller=caller_of(headers, entra_in_front=services.entra_in_front),
         key_name=asked.key_name,
         key_version=asked.key_version,
-        policy_sha256=services.policy.digest.hex(),
+        policy_sha256=policy.digest.hex(),
     )
-    verdict = _authorize(services, asked, headers)
+    verdict = _authorize(services, policy, asked, headers)
     if isinstance(verdict, Denial):
-        write_record(replace(record, outcome="denied", reason=verdict.reason, detail=verdict.detail))
+        services.audit.write(replace(record, outcome="denied", reason=verdict.reason, detail=verdict.detail))
         raise PolicyDenied(f"{verdict.reason}: {verdict.detail}", reason=verdict.reason)
-    record = replace(record, rule=verdict.rule_id)
+    build_name = verdict.caller or None
+    caller = caller_of(headers, entra_in_front=services.entra_in_front, build_name=build_name)
+    record = replace(record, rule=verdict.rule_id, caller=caller)
     try:
         answer = _wrap(services, asked, verdict)
     except EdbError as error:
-        write_record(replace(record, outcome="failed", reason=error.code, detail=str(error)))
+        services.audit.write(replace(record, outcome="failed", reason=error.code, detail=str(error)))
         raise
-    write_record(replace(record, key_version=answer.key_version))
+    # Without a record there is no answer: what was wrapped is dropped here.
+    services.audit.write(replace(record, key_version=answer.key_version, algorithm=answer.algorithm.value))
     return answer
 
 
-def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str]) -> _Grant | Denial:
+def _authorize(
+    services: Services, policy: Policy, asked: WrapRequest, headers: Mapping[str, str]
+) -> _Grant | Denial:
     """Verify what the caller shows, and ask the policy.
 
     The steps are the same whatever the outcome, and none asks the vault: how long a denial takes depends on
@@ -118,9 +127,7 @@ def _authorize(services: Services, asked: WrapRequest, headers: Mapping[str, str
             key_version=asked.key_version,
         ),
     }
-    answer = evaluate(
-        services.policy, operation=Operation.WRAP, key_name=asked.key_name, claims=claims, at=at
-    )
+    answer = evaluate(policy, operation=Operation.WRAP, key_name=asked.key_name, claims=claims, at=at)
     if path is not None and leaf_public_key(path.leaf) != asked.public_key.spki:
         # Certificates are public: whoever shows one for another key shows nothing, whatever the policy asks.
         return Denial(reason="key_mismatch", detail="client_cert is for another key than client_public_key")

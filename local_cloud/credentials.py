@@ -48,6 +48,8 @@ _PROVISION = [
     "Device",
     "DeviceModule",
     "Ready",
+    "Policy",
+    "Audit",
 ]
 _KEY_FUNCTIONS: Mapping[str, list[str] | str] = {"provision": _PROVISION, "wrap": ["WrapKey"], "admin": "*"}
 

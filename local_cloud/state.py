@@ -10,6 +10,7 @@
     service.key           shared access key of the hub's service endpoint
     function-keys.json    the function app's keys
     policy.json           the release policy; written once, then the operator's
+    audit/                the audit chain of the function app
     release-key.pem       public half of the newest release key, for a CPM to pin
     hub/ vault/ functions/  state of the three servers;  logs/ run/  their logs and process ids
 """
@@ -61,6 +62,11 @@ class StateFolder:
     def policy_file(self) -> Path:
         """The release policy."""
         return self.path / "policy.json"
+
+    @property
+    def audit_folder(self) -> Path:
+        """The audit chain."""
+        return self.path / "audit"
 
     @property
     def logs(self) -> Path:

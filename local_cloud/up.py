@@ -188,12 +188,16 @@ class _Cloud:
             "EDB_KEY_VAULT_VERIFY_CHALLENGE": "false",
             "EDB_IOT_HUB_HOSTNAME": f"{address}:{self._children[_HUB].port}",
             "EDB_POLICY_FILE": str(self._state.policy_file),
+            "EDB_POLICY_REFRESH_SECONDS": "1",
+            "EDB_AUDIT_FOLDER": str(self._state.audit_folder),
             "EDB_TRUSTED_ROOTS_FILE": str(self._state.file("fleet-ca.pem")),
             "EDB_DISTRIBUTE_SCHEDULE": self._settings.schedule,
             "EDB_TWIN_EVENTS_HUB": TWIN_EVENTS_HUB,
             "FUNCTIONS_REQUEST_BODY_SIZE_LIMIT": str(256 * 1024),  # the contracts take 64 KiB
             "REQUESTS_CA_BUNDLE": ca_file,
             "SSL_CERT_FILE": ca_file,
+            # Where its traces and metrics go is for whoever starts the cloud to say.
+            **{name: value for name, value in os.environ.items() if name.startswith("OTEL_")},
         }
 
     def _description(self, address: str, release_keys: Sequence[str]) -> dict[str, object]:
@@ -218,6 +222,7 @@ class _Cloud:
             "release_keys": list(release_keys),
             "fleet_ca_file": str(self._state.file("fleet-ca.pem")),
             "policy_file": str(self._state.policy_file),
+            "audit_folder": str(self._state.audit_folder),
             "logs": str(self._state.logs),
         }
 

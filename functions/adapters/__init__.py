@@ -1,1 +1,1 @@
-"""The function app's SDKs: Key Vault and IoT Hub, behind the ports of the core."""
+"""The function app's SDKs and its disk, behind the ports of the core and of its own."""

@@ -21,6 +21,7 @@ from azure.iot.hub.protocol.operations import QueryOperations
 from msrest.exceptions import ClientException, HttpOperationError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
+from functions import telemetry
 from shared.errors import Conflict, FormatError, NotFound, TransportError
 from shared.twin.ports import RowPage, Twin, TwinPage, TwinRow
 from shared.types import DeviceId, parse_device_id
@@ -184,9 +185,10 @@ class HubTwinRegistry:
             reraise=True,
             **options,  # type: ignore[arg-type]
         )
-        for attempt in retrying:
-            with attempt, _hub_errors(what):
-                return operation(self._client())
+        with telemetry.call("hub", what):
+            for attempt in retrying:
+                with attempt, _hub_errors(what):
+                    return operation(self._client())
         raise TransportError(f"{what}: the hub was not asked")  # the loop above returns or raises
 
     def _client(self) -> IoTHubRegistryManager:

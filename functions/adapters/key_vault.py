@@ -19,6 +19,7 @@ from azure.keyvault.keys import KeyClient, KeyType
 from azure.keyvault.keys.crypto import KeyWrapAlgorithm, SignatureAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from functions import telemetry
 from functions.adapters.expiring import Expiring
 from shared.errors import EdbError, KeyUnavailable, TransportError, VerificationError
 from shared.keys.envelope import Kek
@@ -76,6 +77,12 @@ def vault_errors(what: str) -> Iterator[None]:
         KeyUnavailable: ``vault_forbidden``; the app's identity lacks a role.
         TransportError: Everything else that is not handled inside.
     """
+    with telemetry.call("vault", what), _translated(what):
+        yield
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except HttpResponseError as error:

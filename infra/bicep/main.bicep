@@ -31,6 +31,11 @@ param iotHubUnits int = 1
 @maxValue(1000)
 param maximumInstanceCount int = 40
 
+@description('How long nobody, the storage account\'s owners included, can change or delete a segment of the audit chain.')
+@minValue(1)
+@maxValue(146000)
+param auditRetentionDays int = 365
+
 param tags object = {}
 
 var suffix = uniqueString(resourceGroup().id)
@@ -73,6 +78,7 @@ module storage 'modules/storage.bicep' = {
     name: take('${prefix}${suffix}', 24)
     tags: tags
     functionPrincipalId: identity.outputs.functionPrincipalId
+    auditRetentionDays: auditRetentionDays
   }
 }
 
@@ -121,7 +127,8 @@ module functionApp 'modules/function-app.bicep' = {
       EDB_KEK_NAME: keyVault.outputs.kekName
       EDB_RELEASE_KEY_NAME: keyVault.outputs.releaseKeyName
       EDB_IOT_HUB_HOSTNAME: iotHub.outputs.hostName
-      EDB_POLICY_FILE: '/home/site/wwwroot/policy.json'
+      EDB_POLICY_BLOB_URL: storage.outputs.policyBlobUri
+      EDB_AUDIT_CONTAINER_URL: storage.outputs.auditContainerUri
       EDB_TRUSTED_ROOTS_FILE: '/home/site/wwwroot/trusted-roots.pem'
       EDB_DISTRIBUTE_SCHEDULE: distributeSchedule
       EDB_TWIN_EVENTS_HUB: eventHubs.outputs.twinEventsHub

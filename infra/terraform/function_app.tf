@@ -18,7 +18,8 @@ locals {
     EDB_KEK_NAME            = azurerm_key_vault_key.kek.name
     EDB_RELEASE_KEY_NAME    = azurerm_key_vault_key.release.name
     EDB_IOT_HUB_HOSTNAME    = azurerm_iothub.main.hostname
-    EDB_POLICY_FILE         = "/home/site/wwwroot/policy.json"
+    EDB_POLICY_BLOB_URL     = "${azurerm_storage_account.main.primary_blob_endpoint}${azurerm_storage_container.policy.name}/policy.json"
+    EDB_AUDIT_CONTAINER_URL = "${azurerm_storage_account.main.primary_blob_endpoint}${azurerm_storage_container.audit.name}"
     EDB_TRUSTED_ROOTS_FILE  = "/home/site/wwwroot/trusted-roots.pem"
     EDB_DISTRIBUTE_SCHEDULE = var.distribute_schedule
     EDB_TWIN_EVENTS_HUB     = azurerm_eventhub.twin_events.name

@@ -1,4 +1,5 @@
-# The function app's storage: its package, the host's leases and checkpoints, and the two work queues.
+# The function app's storage: its package, the host's leases and checkpoints, the two work queues, the release
+# policy, and the audit chain, which nobody can change or delete while its retention lasts.
 
 resource "azurerm_storage_account" "main" {
   name                             = local.compact
@@ -20,6 +21,25 @@ resource "azurerm_storage_container" "package" {
   name                  = "app-package"
   storage_account_id    = azurerm_storage_account.main.id
   container_access_type = "private"
+}
+
+resource "azurerm_storage_container" "policy" {
+  name                  = "release-policy"
+  storage_account_id    = azurerm_storage_account.main.id
+  container_access_type = "private"
+}
+
+resource "azurerm_storage_container" "audit" {
+  name                  = "audit"
+  storage_account_id    = azurerm_storage_account.main.id
+  container_access_type = "private"
+}
+
+# Segments may grow and may not be changed. Lock the policy once it has proved itself: then it cannot be taken off.
+resource "azurerm_storage_container_immutability_policy" "audit" {
+  storage_container_resource_manager_id = azurerm_storage_container.audit.id
+  immutability_period_in_days           = var.audit_retention_days
+  protected_append_writes_enabled       = true
 }
 
 resource "azurerm_storage_queue" "passes" {

@@ -57,6 +57,12 @@ variable "maximum_instance_count" {
   description = "Most instances of the function app."
 }
 
+variable "audit_retention_days" {
+  type        = number
+  default     = 365
+  description = "How long nobody, the storage account's owners included, can change or delete a segment of the audit chain."
+}
+
 variable "tags" {
   type    = map(string)
   default = {}

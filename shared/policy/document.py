@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from shared import strict_json
-from shared.errors import FormatError, VerificationError
+from shared.errors import FormatError
 from shared.policy.pointer import Pointer
 from shared.types import KeyName, WrapAlgorithm, parse_key_name
 
@@ -149,7 +149,7 @@ class Policy:
 
     Args:
         id: Its name.
-        serial: Grows with every change; a lower one than before is a roll-back.
+        serial: Grows with every change; :mod:`shared.policy.floor` holds a lower one to be a roll-back.
         rules: In order; the first that matches decides.
         not_after: When it ends, or None.
         digest: SHA-256 of the document's bytes as loaded, 32 bytes.
@@ -175,17 +175,15 @@ def claims_of(policy: Policy) -> frozenset[str]:
     return frozenset(found)
 
 
-def load_policy(data: bytes, *, where: str, min_serial: int = 0) -> Policy:
+def load_policy(data: bytes, *, where: str) -> Policy:
     """Load a policy.
 
     Args:
         data: The document, UTF-8 JSON.
         where: What is being read, for the message.
-        min_serial: The highest serial seen so far.
 
     Raises:
-        FormatError: It is no policy; the message holds the JSON pointer of the fault.
-        VerificationError: ``rollback`` if its serial is below ``min_serial``.
+        FormatError: ``malformed``, it is no policy; the message holds the JSON pointer of the fault.
     """
     if len(data) > MAX_POLICY_BYTES:
         raise FormatError(
@@ -199,19 +197,14 @@ def load_policy(data: bytes, *, where: str, min_serial: int = 0) -> Policy:
     )
     if fields["version"] != GRAMMAR_VERSION:
         raise at.down("version").fault(f'expected "{GRAMMAR_VERSION}"')
-    policy = Policy(
+    _description(fields.get("description", ""), at.down("description"))
+    return Policy(
         id=_identifier(fields["id"], at.down("id")),
         serial=_integer(fields["serial"], at.down("serial"), low=0, high=MAX_SERIAL),
         rules=_rules(fields["rules"], at.down("rules")),
         not_after=_time(fields["not_after"], at.down("not_after")) if "not_after" in fields else None,
         digest=hashlib.sha256(data).digest(),
     )
-    _description(fields.get("description", ""), at.down("description"))
-    if policy.serial < min_serial:
-        raise VerificationError(
-            f"{where}: expected a serial of {min_serial} or above, found {policy.serial}", code="rollback"
-        )
-    return policy
 
 
 def _rules(value: object, at: Pointer) -> tuple[Rule, ...]:
@@ -256,9 +249,14 @@ def _rule(value: object, at: Pointer) -> Rule:
 def _keys(value: object, at: Pointer) -> frozenset[KeyName] | None:
     if value == ["*"]:
         return None
-    return frozenset(
-        at.each_once(value, lambda entry, here: parse_key_name(entry, where=here.place), most=MAX_RULES)
-    )
+    return frozenset(at.each_once(value, _key_name, most=MAX_RULES))
+
+
+def _key_name(value: object, at: Pointer) -> KeyName:
+    try:
+        return parse_key_name(value, where=at.place)
+    except FormatError as error:
+        raise FormatError(str(error)) from error  # a fault of the document, whatever its kind
 
 
 def _one_of(kind: type[_E]) -> Callable[[object, Pointer], _E]:

@@ -23,6 +23,9 @@ _Value = TypeVar("_Value")
 MAX_PAGE = 1000
 """Entries of one page at most."""
 
+MAX_SEQUENCE = 10**15 - 1
+"""Highest number of an entry of the audit chain."""
+
 MAX_TOKEN = 4096
 """Characters of a page's token at most."""
 
@@ -69,6 +72,13 @@ def _page_size(value: object, where: str) -> int:
     return int(text)
 
 
+def _sequence(value: object, where: str) -> int:
+    text = str(value)
+    if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII):
+        raise FormatError(f"{where}: expected 0 to {MAX_SEQUENCE}, found {text[:32]!r}")
+    return int(text)
+
+
 def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object, str], str]:
     def check(value: object, where: str) -> str:
         found = read.text(value, where)
@@ -106,6 +116,7 @@ CODE = Value(
     schema={"type": "string", "pattern": f"^{_CODE.pattern}$"},
     read=_matching(_CODE, "a code: 1 to 64 characters a-z 0-9 _, the first a letter"),
 )
+ANY_OBJECT: Value[Mapping[str, object]] = Value(schema={"type": "object"})
 TIME: Value[str] = Value(schema={"type": "string", "format": "date-time"})
 DIGEST: Value[str] = Value(schema={"type": "string", "pattern": "^[0-9a-f]{64}$"})
 BASE64URL: Value[str] = Value(schema={"type": "string", "pattern": "^[A-Za-z0-9_-]+$"})
@@ -151,6 +162,9 @@ DEVICE_ID = Value(
     read=lambda value, where: parse_device_id(value, where=where),
 )
 PAGE_SIZE = Value(schema={"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, read=_page_size)
+SEQUENCE = Value(schema={"type": "integer", "minimum": 0, "maximum": MAX_SEQUENCE}, read=_sequence)
+"""Number of an entry of the audit chain; 0 stands before the first."""
+
 PAGE_TOKEN = Value(
     schema={"type": "string", "pattern": f"^[!-~]{{1,{MAX_TOKEN}}}$"},
     read=_matching(_TOKEN, "the next_token of an earlier page"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from datetime import UTC, datetime
 
@@ -98,8 +99,18 @@ claim_sets = st.fixed_dictionaries(
 questions = st.tuples(st.sampled_from(Operation), st.sampled_from(NAMES).map(KeyName), st.booleans())
 
 
+A_IS_1 = {"claim": "hub.a", "equals": 1}
+
+
 def answer(rule_list, question, claims):
-    document = {"version": "1.0.0", "id": "p", "serial": 0, "rules": rule_list}
+    return judged({"version": "1.0.0", "id": "p", "serial": 0, "rules": rule_list}, question, claims)
+
+
+def decided(document, question, claims):
+    return isinstance(judged(document, question, claims), Allowed)
+
+
+def judged(document, question, claims):
     loaded = load_policy(json.dumps(document).encode(), where="policy")
     operation, key_name, v1 = question
     return evaluate(loaded, operation=operation, key_name=key_name, claims=claims, v1=v1, at=NOW)
@@ -152,24 +163,115 @@ def test_removing_rules_never_allows_more(rule_list, question, claims, data):
         assert allowed(rule_list, question, claims)
 
 
-@given(
-    terms=st.lists(conditions, min_size=1, max_size=3), more=conditions, question=questions, claims=claim_sets
-)
-def test_a_further_condition_in_an_all_of_never_allows_more(terms, more, question, claims):
-    def rule(all_of):
-        return [
-            {
-                "id": "r",
-                "keys": ["*"],
-                "operations": ["wrap", "distribute"],
-                "algorithms": ["RSA-OAEP-256"],
-                "v1": True,
-                "release": {"allOf": all_of},
-            }
-        ]
+def drop(_, document, rule):
+    document["rules"].remove(rule)
 
-    if allowed(rule([*terms, more]), question, claims):
-        assert allowed(rule(terms), question, claims)
+
+def add_a_term(data, _, rule):
+    if found := list(all_of(rule["release"])):
+        terms = data.draw(st.sampled_from(found))
+        terms.insert(data.draw(st.integers(0, len(terms))), data.draw(conditions | combinators))
+
+
+def put_into_an_all_of(data, _, rule):
+    rule["release"] = {"allOf": [rule["release"], data.draw(conditions | combinators)]}
+
+
+def take_an_alternative(data, _, rule):
+    if found := list(any_of(rule["release"])):
+        terms = data.draw(st.sampled_from(found))
+        terms.remove(data.draw(st.sampled_from(terms)))
+
+
+def take_a_key(data, _, rule):
+    if rule["keys"] == ["*"]:
+        rule["keys"] = data.draw(st.sampled_from([["app"], ["other"]]))
+    elif len(rule["keys"]) > 1:
+        rule["keys"].remove(data.draw(st.sampled_from(rule["keys"])))
+
+
+def take_an_operation(data, _, rule):
+    if len(rule["operations"]) > 1:
+        rule["operations"].remove(data.draw(st.sampled_from(rule["operations"])))
+
+
+def turn_off_v1(_, __, rule):
+    rule["v1"] = False
+
+
+def end(data, document, _):
+    ends = ["2026-05-31T23:59:59Z", "2026-06-01T00:00:01Z"]
+    document["not_after"] = data.draw(st.sampled_from(ends))
+
+
+def reverse(_, document, __):
+    """Not a condition, but nobody may win by it either."""
+    document["rules"].reverse()
+
+
+EDITS = [
+    drop,
+    add_a_term,
+    put_into_an_all_of,
+    take_an_alternative,
+    take_a_key,
+    take_an_operation,
+    turn_off_v1,
+    end,
+    reverse,
+]
+
+
+def all_of(combinator):
+    """Return the terms of every allOf."""
+    return found_of(combinator, "allOf")
+
+
+def any_of(combinator):
+    return found_of(combinator, "anyOf")
+
+
+def found_of(combinator, name):
+    if "claim" in combinator:
+        return
+    (kind, terms), *_ = combinator.items()
+    # An empty combinator never holds: a first term would make it hold.
+    if kind == name and terms:
+        yield terms
+    for term in terms:
+        yield from found_of(term, name)
+
+
+@settings(max_examples=1000)
+@given(
+    rule_list=policies,
+    asked=st.lists(st.tuples(questions, claim_sets), min_size=1, max_size=6),
+    data=st.data(),
+)
+def test_edits_that_only_add_conditions_never_allow_more(rule_list, asked, data):
+    before = {"version": "1.0.0", "id": "p", "serial": 0, "rules": rule_list}
+    after = copy.deepcopy(before)
+    for _ in range(data.draw(st.integers(1, 4))):
+        if after["rules"]:
+            edit, rule = data.draw(st.sampled_from(EDITS)), data.draw(st.sampled_from(after["rules"]))
+            edit(data, after, rule)
+    for question, claims in asked:
+        if decided(after, question, claims):
+            assert decided(before, question, claims)
+
+
+def test_narrowing_the_first_rule_can_let_a_later_one_say_how():
+    """Whether is monotone, how is not: section 3 of the specification says so, and what to do."""
+
+    def policy(*strict):
+        rule = {"keys": ["*"], "operations": ["wrap"], "v1": False}
+        first = {**rule, "id": "strict", "algorithms": ["RSA-OAEP-256"], "release": {"allOf": list(strict)}}
+        weak = {**rule, "id": "weak", "algorithms": ["RSA1_5"], "release": {"anyOf": [A_IS_1]}}
+        return [first, weak]
+
+    question, claims = (Operation.WRAP, KeyName("app"), False), {"hub": {"a": 1}}
+    assert answer(policy(A_IS_1), question, claims).rule_id == "strict"
+    assert answer(policy(A_IS_1, {"claim": "hub.b", "exists": True}), question, claims).rule_id == "weak"
 
 
 @given(path=st.sampled_from(PATHS), operator=st.sampled_from(["equals", "in"]), value=scalars, found=scalars)

@@ -45,7 +45,7 @@ class Deployment:
     """One deployment, whichever language says it.
 
     ``switches`` holds what must be on or off, by a name; ``app_settings`` are the function app's, with their
-    expressions.
+    expressions; ``containers`` tells of each whether what is in it can never be changed.
     """
 
     grants: list[Grant]
@@ -53,6 +53,7 @@ class Deployment:
     switches: dict[str, object]
     app_settings: dict[str, str]
     queues: set[str]
+    containers: dict[str, bool]
     routes: list[tuple[str, str]]
 
 
@@ -62,7 +63,8 @@ def from_bicep(folder: Path) -> Deployment:
     main = bicep.read(folder / "main.bicep")
     vault_file, app_file, hub_file = files["key-vault"], files["function-app"], files["iot-hub"]
     vault = vault_file.resources["vault"].body["properties"]
-    account = files["storage"].resources["account"].body["properties"]
+    storage_file = files["storage"]
+    account = storage_file.resources["account"].body["properties"]
     app = app_file.resources["app"].body
     hub = hub_file.resources["hub"].body
     endpoint = hub["properties"]["routing"]["endpoints"]["eventHubs"][0]
@@ -90,6 +92,9 @@ def from_bicep(folder: Path) -> Deployment:
             "storage: public blobs": account["allowBlobPublicAccess"],
             "storage: https only": account["supportsHttpsTrafficOnly"],
             "storage: tls": account["minimumTlsVersion"],
+            "audit: appends only": storage_file.resources["auditIsKept"].body["properties"][
+                "allowProtectedAppendWrites"
+            ],
             "event hubs: shared key": not files["event-hubs"]
             .resources["namespace"]
             .body["properties"]["disableLocalAuth"],
@@ -117,6 +122,13 @@ def from_bicep(folder: Path) -> Deployment:
             queue.body["name"]
             for queue in files["storage"].of_type("Microsoft.Storage/storageAccounts/queueServices/queues")
         },
+        containers={
+            _bicep_name(storage_file, container): any(
+                kept.body["parent"] == container.symbol
+                for kept in storage_file.of_type(f"{_CONTAINER}/immutabilityPolicies")
+            )
+            for container in storage_file.of_type(_CONTAINER)
+        },
         routes=[
             (route["source"], name)
             for route in hub["properties"]["routing"]["routes"]
@@ -124,6 +136,14 @@ def from_bicep(folder: Path) -> Deployment:
             if route["isEnabled"]
         ],
     )
+
+
+_CONTAINER = "Microsoft.Storage/storageAccounts/blobServices/containers"
+
+
+def _bicep_name(file: bicep.BicepFile, resource: bicep.Resource) -> str:
+    name = resource.body["name"]
+    return file.variables.get(name, name)
 
 
 def _roles(file: bicep.BicepFile) -> list[bicep.Resource]:
@@ -188,6 +208,9 @@ def from_terraform(folder: Path) -> Deployment:
             "storage: public blobs": account["allow_nested_items_to_be_public"],
             "storage: https only": account["https_traffic_only_enabled"],
             "storage: tls": account["min_tls_version"],
+            "audit: appends only": resources["azurerm_storage_container_immutability_policy.audit"][
+                "protected_append_writes_enabled"
+            ],
             "event hubs: shared key": resources["azurerm_eventhub_namespace.main"][
                 "local_authentication_enabled"
             ],
@@ -209,6 +232,13 @@ def from_terraform(folder: Path) -> Deployment:
         },
         app_settings=dict(module.local_values["app_settings"]),
         queues={queue["name"] for queue in module.of_type("azurerm_storage_queue").values()},
+        containers={
+            container["name"]: any(
+                kept["storage_container_resource_manager_id"] == f"${{{address}.id}}"
+                for kept in module.of_type("azurerm_storage_container_immutability_policy").values()
+            )
+            for address, container in module.of_type("azurerm_storage_container").items()
+        },
         routes=[
             (route["source"], name)
             for route in hub["route"]

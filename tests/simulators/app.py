@@ -15,6 +15,7 @@ from simulators.cloud import AUDIENCE, Cloud
 from simulators.described import DescribedApi
 from simulators.fleet import policy_document
 
+from functions.adapters.policy_file import FilePolicyStore
 from functions.app import build_app
 from functions.services import Services, assemble
 
@@ -58,6 +59,7 @@ def environment(
         "EDB_KEY_VAULT_URL": "https://vault.test/",
         "EDB_IOT_HUB_HOSTNAME": "hub.test:8443",
         "EDB_POLICY_FILE": str(policy),
+        "EDB_AUDIT_FOLDER": str(folder / "audit"),
         "EDB_TRUSTED_ROOTS_FILE": str(roots),
         "EDB_DISTRIBUTE_SCHEDULE": "0 */5 * * * *",
         "EDB_TWIN_EVENTS_HUB": "twin-events",
@@ -91,6 +93,7 @@ class App:
         **changes: str,
     ) -> None:
         self.cloud = cloud
+        self.policy_file = folder / "policy.json"
         self.queues: dict[str, list[str]] = defaultdict(list)
         self.replies: list[Reply] = []
         settings = environment(cloud, folder, policy_changes=policy_changes, **changes)
@@ -188,5 +191,9 @@ class App:
             kek=cloud.kek,
             registry=cloud.registry,
             signer=cloud.signer,
+            policy_store=FilePolicyStore(settings.policy_file),
+            policy_floor=cloud.floor,
+            audit_segments=cloud.segments,
+            monotonic=cloud.seconds,
             now=lambda: cloud.at,
         )

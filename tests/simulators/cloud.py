@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 
+from simulators.audit_segments import MemorySegments
 from simulators.fleet import NOW, Authority, Device, make_policy
+from simulators.policy_floor import MemoryFloor
 from simulators.registry import MemoryRegistry
 from simulators.vault import MemoryClassKeyStore, SoftwareKek, SoftwareSigner
 
+from functions.audit import AuditLog
+from functions.audit_chain import AuditChain
 from functions.class_keys import ClassKeys
 from functions.distribute import Distributor
 from shared.release.verifying import verify_signature
@@ -30,6 +34,8 @@ class Cloud:
         self.kek = SoftwareKek()
         self.signer = SoftwareSigner()
         self.class_keys = ClassKeys(self.store, self.kek, monotonic=self.seconds)
+        self.segments = MemorySegments()
+        self.floor = MemoryFloor()
         self.policy = make_policy(self.authority.root_sha256, **policy_changes)
 
     @property
@@ -40,6 +46,7 @@ class Cloud:
             signer=self.signer,
             audience=AUDIENCE,
             policy=self.policy,
+            audit=AuditLog(AuditChain(self.segments, pause=lambda _: None), now=lambda: self.at),
             trust=self.authority.trust,
             now=lambda: self.at,
         )

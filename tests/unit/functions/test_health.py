@@ -10,7 +10,15 @@ from simulators.cloud import APP
 
 from shared.errors import KeyUnavailable, TransportError
 
-PARTS = ("key_encryption_key", "release_key", "class_keys", "hub", "policy")
+PARTS = (
+    "key_encryption_key",
+    "release_key",
+    "class_keys",
+    "hub",
+    "policy",
+    "policy_source",
+    "audit",
+)
 
 
 def ready(app):
@@ -66,6 +74,31 @@ def test_a_policy_that_has_ended_is_not_in_force(make_app):
     assert ready(app).document["parts"]["policy"] == "not_ready"
 
 
+def test_a_broken_policy_is_told_while_the_last_good_one_is_in_force(app):
+    assert ready(app).status == 200
+    app.policy_file.write_text("{")
+    app.cloud.wait(minutes=1)
+    parts = ready(app).document["parts"]
+    assert (parts["policy"], parts["policy_source"]) == ("ready", "not_ready")
+    app.cloud.wait(days=1)
+    parts = ready(app).document["parts"]
+    assert (parts["policy"], parts["policy_source"]) == ("not_ready", "not_ready")
+
+
+def test_an_audit_chain_that_cannot_be_reached_or_does_not_hold_is_told(app):
+    app.request("ProvisionKey", {"key_name": APP})
+    (segment,) = app.cloud.segments.names()
+    app.cloud.segments.is_away = True
+    assert ready(app).document["parts"]["audit"] == "not_ready"
+    app.cloud.segments.is_away = False
+    assert ready(app).status == 200
+    app.cloud.segments.segments[segment][10:11] = b"?"
+    app.cloud.segments.is_away = True
+    app.request("ProvisionKey", {"key_name": "other"})  # fails, and the end is looked for again
+    app.cloud.segments.is_away = False
+    assert ready(app).document["parts"]["audit"] == "not_ready"
+
+
 def test_a_check_that_hangs_is_not_waited_for_and_not_begun_twice(app, monkeypatch):
     release, begun = threading.Event(), []
 
@@ -92,4 +125,5 @@ def test_health_asks_nobody(app, monkeypatch):
 def test_readiness_makes_nothing(app):
     ready(app)
     assert (app.cloud.store.envelopes, app.cloud.registry.writes) == ({}, [])
+    assert app.cloud.segments.segments == {}
     assert app.request("Key", method="GET", route={"key_name": APP}).status == 404

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import json
 import re
 from pathlib import Path
 
@@ -69,6 +71,45 @@ def not_ready(app, monkeypatch):
     return app.request("Ready", method="GET")
 
 
+def published(change, **headers):
+    """Return what provokes a problem of publishing the policy that is in force, changed."""
+
+    def provoke(app, _):
+        data = change(app.policy_file.read_bytes())
+        return app.request("PublishPolicy", data, method="PUT", headers=headers)
+
+    return provoke
+
+
+def read_only(app, monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr("functions.adapters.policy_file.FilePolicyStore._replace", refuse)
+    return published(raised)(app, monkeypatch)
+
+
+def raised(data):
+    document = json.loads(data)
+    return json.dumps({**document, "serial": document["serial"] + 1}).encode()
+
+
+def no_policy(app, _):
+    app.policy_file.write_text("{")
+    return app.request("Policy", method="GET")
+
+
+def no_audit(app, _):
+    app.cloud.segments.is_away = True
+    return app.request("ProvisionKey", NAMED)
+
+
+def damaged(app, _):
+    app.request("ProvisionKey", NAMED)
+    app.cloud.segments.segments[app.cloud.segments.names()[0]] += b"?\n"
+    return app.request("Audit", method="GET")
+
+
 PROVOKED = {
     "malformed": posted("RotateKey", b"["),
     "invalid_request": posted("RotateKey", {}),
@@ -94,6 +135,12 @@ PROVOKED = {
     "version_exists": failing(Conflict("somebody else was first", code="version_exists")),
     "conflict": failing(Conflict("too fast")),
     "body_too_large": posted("RotateKey", b" " * 65537),
+    "policy_serial": published(lambda data: data),
+    "policy_read_only": read_only,
+    "policy_changed": published(raised, **{"If-Match": '"0x0"'}),
+    "audit_damaged": damaged,
+    "policy_unavailable": no_policy,
+    "audit_unavailable": no_audit,
     "idempotency_key_reused": reused,
     "internal": failing(ZeroDivisionError()),
     "unavailable": failing(TransportError("10.0.0.7 refused", code="vault_unavailable")),

@@ -97,6 +97,47 @@ def test_a_malformed_file_is_told_under_its_setting(cloud, tmp_path, name, conte
         Settings.from_environment(values)
 
 
+@pytest.mark.parametrize(
+    ("file", "url"),
+    [("EDB_POLICY_FILE", "EDB_POLICY_BLOB_URL"), ("EDB_AUDIT_FOLDER", "EDB_AUDIT_CONTAINER_URL")],
+)
+class TestAPlaceInFilesOrBlobs:
+    ADDRESS = "https://account.blob.core.windows.net/edb/policy.json"
+
+    def test_a_url_alone_will_do(self, cloud, tmp_path, file, url):
+        settings = Settings.from_environment(environment(cloud, tmp_path, **{file: None, url: self.ADDRESS}))
+        assert self.ADDRESS in {settings.policy_blob_url, settings.audit_container_url}
+
+    def test_both_are_a_problem(self, cloud, tmp_path, file, url):
+        with pytest.raises(SettingsError, match=f"{file}: expected either this or {url}, found both"):
+            Settings.from_environment(environment(cloud, tmp_path, **{url: self.ADDRESS}))
+
+    def test_neither_is_a_problem(self, cloud, tmp_path, file, url):
+        with pytest.raises(SettingsError, match=f"{file}: expected either this or {url}, found neither"):
+            Settings.from_environment(environment(cloud, tmp_path, **{file: None}))
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "http://account.blob.core.windows.net/edb/policy.json",
+            "https://account.blob.core.windows.net/",
+            "https://account.blob.core.windows.net/edb?sig=secret",
+        ],
+    )
+    def test_an_address_that_is_plain_bare_or_holds_a_signature_is_a_problem(
+        self, cloud, tmp_path, file, url, address
+    ):
+        with pytest.raises(SettingsError) as caught:
+            Settings.from_environment(environment(cloud, tmp_path, **{file: None, url: address}))
+        assert caught.value.problems == [f"{url}: expected https://HOST/PATH without a query"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "1e3", "soon"])
+def test_times_are_whole_seconds(cloud, tmp_path, value):
+    with pytest.raises(SettingsError, match="EDB_POLICY_MAX_AGE_SECONDS: expected whole seconds"):
+        Settings.from_environment(environment(cloud, tmp_path, EDB_POLICY_MAX_AGE_SECONDS=value))
+
+
 def test_the_event_connections_parts_are_known(cloud, tmp_path):
     values = environment(
         cloud,
@@ -125,6 +166,9 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "Devices",
         "Device",
         "DeviceModule",
+        "Policy",
+        "PublishPolicy",
+        "Audit",
         "Health",
         "OpenApi",
         "Ready",
@@ -138,8 +182,11 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
 
 def test_the_root_module_fails_with_the_problems_and_imports_no_sdk_before(cloud, tmp_path):
     root = Path(__file__).parents[3]
-    code = "import sys, function_app; sys.exit('azure.identity' in sys.modules)"
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("EDB_")}
+    code = (
+        "import sys, function_app;"
+        "sys.exit(not {'azure.identity', 'azure.storage', 'opentelemetry'}.isdisjoint(sys.modules))"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("EDB_", "OTEL_"))}
 
     def start(**settings):
         return subprocess.run(

@@ -67,6 +67,7 @@ def test_every_switch_stands_on_the_safe_side(deployed):
         "storage: public blobs": False,
         "storage: https only": True,
         "storage: tls": "TLS1_2",
+        "audit: appends only": True,
         "event hubs: shared key": False,
         "iot hub: service shared key": False,
         "iot hub: tls": "1.2",
@@ -87,12 +88,18 @@ def test_twin_changes_reach_the_function_app_and_its_queues_exist(deployed):
     assert deployed.queues == {distribute_key.PASSES_QUEUE, distribute_key.PAGES_QUEUE}
 
 
+def test_policy_and_audit_have_containers_and_only_the_audit_can_never_be_changed(deployed):
+    assert deployed.containers == {"app-package": False, "release-policy": False, "audit": True}
+
+
 EXAMPLES = {
     "EDB_AUDIENCE": "fleet-a",
     "EDB_KEY_VAULT_URL": "https://edb.vault.azure.net/",
     "EDB_KEK_NAME": "class-key-kek",
     "EDB_RELEASE_KEY_NAME": "release-signing",
     "EDB_IOT_HUB_HOSTNAME": "edb.azure-devices.net",
+    "EDB_POLICY_BLOB_URL": "https://edb.blob.core.windows.net/release-policy/policy.json",
+    "EDB_AUDIT_CONTAINER_URL": "https://edb.blob.core.windows.net/audit",
     "EDB_DISTRIBUTE_SCHEDULE": "0 */5 * * * *",
     "EDB_TWIN_EVENTS_HUB": "twin-events",
 }
@@ -105,11 +112,8 @@ def test_function_app_accepts_the_settings_that_it_is_given(deployed):
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment(environment)
 
-    # The two files come with the app's package, and are not here.
-    assert {problem.split(":")[0] for problem in caught.value.problems} == {
-        "EDB_POLICY_FILE",
-        "EDB_TRUSTED_ROOTS_FILE",
-    }
+    # The roots come with the app's package, and are not here.
+    assert {problem.split(":")[0] for problem in caught.value.problems} == {"EDB_TRUSTED_ROOTS_FILE"}
     assert all("cannot read" in problem for problem in caught.value.problems)
 
 

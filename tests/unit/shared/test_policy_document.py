@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.errors import FormatError, VerificationError
+from shared.errors import FormatError
 from shared.policy.document import (
     LEASE_SECONDS,
     MAX_NESTING,
@@ -39,8 +39,8 @@ RULE = {
 POLICY = {"version": "1.0.0", "id": "fleet-a", "serial": 12, "rules": [RULE]}
 
 
-def load(document, **other):
-    return load_policy(json.dumps(document).encode(), where="policy.json", **other)
+def load(document):
+    return load_policy(json.dumps(document).encode(), where="policy.json")
 
 
 def changed(pointer, value):
@@ -243,10 +243,3 @@ def test_nesting_is_bounded():
     assert load(changed("/rules/0/release", nested(MAX_NESTING)))
     with pytest.raises(FormatError, match="nested deeper than 8"):
         load(changed("/rules/0/release", nested(MAX_NESTING + 1)))
-
-
-def test_a_serial_below_one_that_was_seen_is_a_roll_back():
-    assert load(POLICY, min_serial=12).serial == 12
-    with pytest.raises(VerificationError, match="expected a serial of 13 or above, found 12") as caught:
-        load(POLICY, min_serial=13)
-    assert caught.value.code == "rollback"
