@@ -38,11 +38,14 @@ from fleet_world import Authority, FleetStore, Meter, MeteredSigner, StoreRegist
 from measuring import Spread
 from reference_sample import ReferenceSample
 
+from functions.audit import AuditLog
+from functions.audit_chain import AuditChain
 from functions.class_keys import ClassKeys
 from functions.distribute import Distributor
 from shared.types import Audience, KeyName
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from simulators.audit_segments import MemorySegments
 from simulators.vault import MemoryClassKeyStore, SoftwareKek, SoftwareSigner
 
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ class Fleet:
             signer=MeteredSigner(self.signer, self.meter),
             audience=Audience("bench"),
             policy=fleet_policy(authority.root_sha256),
+            audit=AuditLog(AuditChain(MemorySegments()), now=lambda: datetime.now(UTC)),
             trust=authority.trust,
             now=lambda: datetime.now(UTC),
         )

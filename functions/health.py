@@ -142,8 +142,7 @@ def _require_policy_in_force(services: Services) -> None:
 
 def _require_sound_policy_source(services: Services) -> None:
     """Tell of what is no reason to deny yet: the last good policy is in force, and its source has another."""
-    services.policies.current()
-    fault = services.policies.status().fault
+    fault = services.policies.looked_at().fault
     if fault is not None:
         raise VerificationError(str(fault), code=fault.code)
 

@@ -201,6 +201,13 @@ class PolicySource:
             in_force=held if age < self._max_age_seconds else None, age_seconds=age, fault=fault
         )
 
+    def looked_at(self) -> PolicyStatus:
+        """Return what is in force after the look that is due, whichever thread makes it."""
+        with self._lock:
+            if self._monotonic() >= self._next_look:
+                self._look()
+        return self.status()
+
     def observe(self) -> None:
         """Tell serial and age as metrics."""
         telemetry.observe(telemetry.POLICY_AGE, lambda: self.status().age_seconds)

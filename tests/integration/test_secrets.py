@@ -17,6 +17,7 @@ import pytest
 from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import Twin
+from azure.keyvault.secrets import SecretClient
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from simulators.app import App
@@ -26,11 +27,14 @@ from simulators.live_cloud import LiveCloud, LocalIdentity
 from simulators.running_cloud import RunningCloud
 from simulators.vault import OAEP
 
+from functions.adapters.audit_folder import FolderSegments
 from functions.adapters.iot_hub import HubTwinRegistry
 from functions.adapters.key_vault import VaultKek, VaultReleaseSigner, make_key_client
 from functions.adapters.key_vault_secrets import SecretClassKeyStore
+from functions.adapters.policy_file import FilePolicyStore
+from functions.adapters.policy_floor import VaultPolicyFloor
 from functions.services import assemble
-from shared.errors import KeyUnavailable
+from shared.errors import TransportError
 
 CLASS_KEY = bytes.fromhex("5ec2e7c1a55ce7a3b1ed0fa11ed10ca70a5d0fe1dbadc0de0ddba11feedface5")
 FUNCTION_KEY = "Pl4nted-Function_Key+of/this=test~0123456789"
@@ -124,7 +128,7 @@ class RealApp(App):
         super().__init__(cloud, folder)
 
     def _connect(self, settings):
-        live, credential = self._live, self.credential
+        live, credential, cloud = self._live, self.credential, self.cloud
         keys = make_key_client(live.vault_url, credential, verify_challenge=False)
         self.services = assemble(
             settings,
@@ -132,6 +136,14 @@ class RealApp(App):
             kek=VaultKek(keys, "class-key-kek"),
             registry=HubTwinRegistry.connect(live.hub_host, credential),
             signer=VaultReleaseSigner(keys, "release-signing"),
+            policy_store=FilePolicyStore(settings.policy_file),
+            # Not the floor of the local cloud's own function app: this one has another policy.
+            policy_floor=VaultPolicyFloor(
+                SecretClient(live.vault_url, credential, verify_challenge_resource=False),
+                name="policy-floor-planted",
+            ),
+            audit_segments=FolderSegments(settings.audit_folder),
+            monotonic=cloud.seconds,
             now=lambda: self.cloud.at,
         )
         return self.services
@@ -203,6 +215,10 @@ def drive(app: App, *, imports: bool = True) -> set[int]:
     app.request("Devices", method="GET", params={"token": "devices:nobody"})
     app.request("Device", method="GET", route={"device_id": "edge-01"})
     app.request("DeviceModule", method="GET", route={"device_id": "edge-01", "module_id": "none"})
+    shown = app.request("Policy", method="GET")
+    app.request("PublishPolicy", shown.body, method="PUT", headers={"If-Match": "*"})
+    app.request("PublishPolicy", b"{", method="PUT")
+    app.request("Audit", method="GET", params={"limit": "1000"})
     app.request("Health", method="GET")
     app.request("Ready", method="GET")
     return {reply.status for reply in app.replies}
@@ -243,7 +259,7 @@ def test_planted_secrets_are_in_no_log_answer_or_exception(live_cloud, recording
     identity = (live_cloud.folder / "identity.key").read_bytes()
     stranger = RealApp(live_cloud, cloud, tmp_path, LocalIdentity(identity, "stranger"))
     statuses.update(drive(stranger, imports=False))
-    with pytest.raises(KeyUnavailable) as refused:
+    with pytest.raises(TransportError) as refused:  # it cannot read the policy's floor: no pass begins
         stranger.tick()
     recording.note(refused.value)  # the host logs what a function raises
     assert {200, 201, 400, 403, 404, 405, 409, 413, 422, 500, 503} <= statuses
@@ -261,6 +277,8 @@ def test_planted_secrets_are_in_no_log_answer_or_exception(live_cloud, recording
     assert {"audit", "azure.core.pipeline.policies.http_logging_policy"} <= recording.loggers
     assert any(name.startswith("urllib3") for name in recording.loggers)
     assert not found(secrets, "\n".join(recording.lines).encode("utf-8", "surrogateescape"))
+    for segment in (tmp_path / "audit").iterdir():
+        assert not found(secrets, segment.read_bytes())
     answers = (reply.body + repr(reply.headers).encode() for reply in app.replies + stranger.replies)
     assert not found(secrets, b"\n".join(answers))
     assert "planted" not in passes
