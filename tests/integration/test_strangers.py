@@ -92,11 +92,14 @@ def test_a_device_and_a_back_end_get_along_over_renewed_tokens_and_a_killed_hub(
         assert back_end("ask", "1") == both
         assert back_end("add") == [7, 7]
 
+        connections = [{"event": "device_connected", "device_id": device_id} for device_id in both]
+        before = [log.count(**connection) for connection in connections]
         os.kill(int((state / "run" / "twin-hub.pid").read_text()), signal.SIGKILL)
-        log.await_one_more(event="ready", seen=1)
+        for connection, seen in zip(connections, before, strict=True):
+            log.await_one_more(**connection, seen=seen)
         assert back_end("ask", "2") == both
 
-        connection = {"event": "device_connected", "device_id": "with-keys"}
+        connection = connections[both.index("with-keys")]
         log.await_one_more(**connection, seen=log.count(**connection))  # the SDK renews its token so
         assert back_end("ask", "3") == both
         assert back_end("add") == [7, 7]

@@ -71,7 +71,7 @@ def test_the_version_loads_nothing_but_the_entry():
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=told)
 
     loaded = set(ran.stdout.splitlines()[1].split())
-    assert loaded.isdisjoint({"argparse", "json", "shared", "edb.parsers", "httpx"})
+    assert loaded.isdisjoint({"argparse", "json", "shared.errors", "edb.parsers", "httpx"})
 
 
 def test_man_pages_are_what_the_parsers_say():
