@@ -28,7 +28,7 @@ from local_cloud.twin_hub.throttles import Throttles
 from shared.certificates import TrustStore
 from shared.policy.document import Policy, load_policy
 from shared.twin.documents import KeyReport, reported_identity, reported_status
-from shared.twin.ports import RowPage, Twin, TwinPage
+from shared.twin.ports import RowPage, Twin
 from shared.types import DeviceId, KeyName, WrapAlgorithm
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Meter:
 
 
 class StoreRegistry:
-    """A :class:`shared.twin.ports.TwinRegistry` over a hub in this process."""
+    """What distribution asks of a :class:`shared.twin.ports.TwinRegistry`, over a hub in this process."""
 
     def __init__(self, hub: Hub, meter: Meter) -> None:
         self._hub = hub
@@ -95,9 +95,6 @@ class StoreRegistry:
             text = json.dumps(page.items)
             self._meter.bytes_read += len(text)
         return RowPage(rows=[read_row(row, ()) for row in json.loads(text)], next_token=page.continuation)
-
-    def page(self, *, token: str | None, size: int) -> TwinPage:
-        raise NotImplementedError  # distribution lists rows
 
 
 class MeteredSigner:

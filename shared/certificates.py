@@ -283,7 +283,7 @@ class TrustStore:
         """
         roots = sorted(root.fingerprint(hashes.SHA256()) for root in self.roots)
         lists = sorted(
-            (each.issuer.public_bytes(), each.this_update <= at <= each.next_update, sorted(each.serials))
+            (each.issuer.public_bytes(), each.this_update <= at <= each.next_update, each.serials_sha256)
             for each in self.revocations
         )
         return hashlib.sha256(repr((roots, lists)).encode()).digest()

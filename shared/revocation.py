@@ -8,6 +8,7 @@ thousand costs a look into a set for each certificate; its signature is checked 
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,7 @@ class RevocationList:
         this_update: When it was issued, aware.
         next_update: When the next one is due, and this one is stale, aware.
         serials: Serial numbers that it revokes.
+        serials_sha256: Over them in order, 32 bytes; lists that revoke the same have the same.
         signed: The parsed list, for its signature.
         believed: DER of the issuer keys under which its signature was found to hold.
     """
@@ -63,6 +65,7 @@ class RevocationList:
     this_update: datetime
     next_update: datetime
     serials: frozenset[int]
+    serials_sha256: bytes
     signed: x509.CertificateRevocationList = field(repr=False)
     believed: set[bytes] = field(default_factory=set, repr=False)
 
@@ -123,6 +126,7 @@ def _load(block: bytes, *, where: str) -> RevocationList:
         this_update=this_update,
         next_update=next_update,
         serials=serials,
+        serials_sha256=hashlib.sha256(repr(sorted(serials)).encode()).digest(),
         signed=signed,
     )
 
