@@ -151,9 +151,9 @@ def test_certificate_is_asked_for_reported_and_asked_for_again_when_the_key_chan
     device.start_agent()
 
     def reports_a_fitting_certificate():
-        reported = device.reported()
-        chain = parse_certificates(reported)
-        return chain and leaf_public_key(chain[0]) == reported_spki(device) and reported_spki(device)
+        reported = device.reported()  # read once: it changes while this looks
+        chain, key = parse_certificates(reported), parse_public_key(reported)
+        return chain and key is not None and leaf_public_key(chain[0]) == key.spki and key.spki
 
     first = eventually(reports_a_fitting_certificate, seconds=60, what="the first certificate")
     tool.unload()
