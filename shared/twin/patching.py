@@ -86,7 +86,7 @@ def _rollouts(twin: Twin, plan: Plan | None) -> dict[str, object]:
     """
     told = read_rollouts(twin.tags)
     keys = {} if plan is None else plan.keys
-    staged = {name: key.version for name, key in keys.items() if key.is_staged}
+    staged: dict[str, object] = {name: key.version for name, key in keys.items() if key.is_staged}
     if told is None and not staged:
         return {}
     if not staged or not isinstance(told, Mapping):
