@@ -28,10 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Make the next version of a class key.\n\n"
         "Devices get it and keep the older versions, so that installed packages go on working. Build the\n"
         "package again; revoke the old version once nothing needs it.\n\n"
-        "With --canary the version goes to the fleet in stages. A stage reaches a share of the devices, always\n"
-        "the same ones; the next one begins when they have acknowledged, and none begins when too many of\n"
-        "them fail. Builds get the older version until the last stage is over. How far it is stands with the\n"
-        "class key, so that interrupting this command changes nothing."
+        "With --canary the version goes to the fleet in stages. A stage reaches a share of the devices,\n"
+        "always the same ones; the next one begins when they have acknowledged, and none begins when too\n"
+        "many of them fail. Builds get the older version until the last stage is over. How far it is\n"
+        "stands with the class key, so that interrupting this command changes nothing."
     )
     add_key_name(parser)
     stages = parser.add_argument_group("in stages")
