@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from shared.types import KeyName
 
 SECONDS_A_PAGE = 3.0
-"""Between two looks, for each page of holders: a look at a fleet of 100,000 is taken every five minutes."""
+"""Between two looks, for each page of the first one: a hub of the smallest size answers 20 pages a minute."""
+
+LONGEST_PAUSE = 30.0
+"""After a look at all holders at most: the looks that follow are at few of them."""
+
+ALL_AGAIN = 10
+"""All holders are looked at again after ten times as long as so many pages ask for between two looks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +47,61 @@ class Look:
     Args:
         staged: How far it is.
         progress: How far the devices are that its stage concerns.
-        pages: How many pages it took.
+        pause: Seconds to wait before the next one.
     """
 
     staged: StagedVersion
     progress: StageProgress
-    pages: int = 1
+    pause: float = INTERVAL_SECONDS
+
+
+class Watcher:
+    """Looks at a rollout, and at no more of the fleet than it has to.
+
+    All holders of the class key are looked at in the beginning, now and then, and before a stage is said to
+    be over. In between it is those who were given the version; of all others what was known stands.
+
+    Args:
+        service: The key service.
+        name: The class key.
+        clock: Seconds that go forward.
+    """
+
+    def __init__(
+        self, service: KeyService, name: KeyName, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._service = service
+        self._name = name
+        self._clock = clock
+        self._known: dict[str, Holder] = {}
+        self._all_due = float("-inf")
+
+    def look(self) -> Look:
+        """Ask how far the rollout and its devices are."""
+        staged = staged_version(ClassKey.read(self._service.key(self._name)))
+        if self._clock() >= self._all_due:
+            return self._look_at_all(staged)
+        found, pages = self._holders(staged.version)
+        self._known |= found
+        progress = stage_progress(staged, self._known.values())
+        if progress.is_complete:
+            return self._look_at_all(staged)
+        return Look(staged=staged, progress=progress, pause=_pause(pages))
+
+    def _look_at_all(self, staged: StagedVersion) -> Look:
+        self._known, pages = self._holders(None)
+        self._all_due = self._clock() + ALL_AGAIN * _pause(pages)
+        progress = stage_progress(staged, self._known.values())
+        return Look(staged=staged, progress=progress, pause=min(_pause(pages), LONGEST_PAUSE))
+
+    def _holders(self, version: int | None) -> tuple[dict[str, Holder], int]:
+        pages = list(self._service.holder_pages(self._name, version=version))
+        holders = (Holder.read(entry) for page in pages for entry in page)
+        return {each.device_id: each for each in holders}, len(pages)
+
+
+def _pause(pages: int) -> float:
+    return max(INTERVAL_SECONDS, SECONDS_A_PAGE * pages)
 
 
 @dataclass(kw_only=True)
@@ -102,7 +157,7 @@ class Driver:
         """Look until the stage is over in one way or another; None if its time is."""
         deadline = self.clock() + self.timeout
         while True:
-            pages = 1
+            pause = INTERVAL_SECONDS
             try:
                 self.last = found = self.look()
             except TransportError as error:
@@ -111,13 +166,13 @@ class Driver:
                 devices = Progress({}) if self.last is None else self.last.progress.devices
                 self.show(devices, str(error))
             else:
-                pages = found.pages
+                pause = found.pause
                 self.show(found.progress.devices, None)
                 if found.staged != staged or found.progress.has_failed or found.progress.is_complete:
                     return found
             if self.clock() >= deadline:
                 return None
-            self.pause(max(INTERVAL_SECONDS, SECONDS_A_PAGE * pages))
+            self.pause(pause)
 
 
 def roll_out(service: KeyService, name: KeyName, staged: StagedVersion, options: argparse.Namespace) -> int:
@@ -130,7 +185,7 @@ def roll_out(service: KeyService, name: KeyName, staged: StagedVersion, options:
 
     with showing(lambda: _title(name, at[0]), as_json=options.json) as show:
         driver = Driver(
-            look=lambda: look(service, name),
+            look=Watcher(service, name).look,
             advance=lambda found: advance(service, name, found),
             tell=tell,
             show=show,
@@ -142,14 +197,6 @@ def roll_out(service: KeyService, name: KeyName, staged: StagedVersion, options:
             MESSAGES.warn(f"{_title(name, at[0])}: it stays there; {_how_to_go_on(name)}")
             raise
     return _finish(end, name, at[0], driver.last, options)
-
-
-def look(service: KeyService, name: KeyName) -> Look:
-    """Ask how far a rollout and its devices are."""
-    staged = staged_version(ClassKey.read(service.key(name)))
-    pages = list(service.holder_pages(name))
-    holders = (Holder.read(entry) for page in pages for entry in page)
-    return Look(staged=staged, progress=stage_progress(staged, holders), pages=len(pages))
 
 
 def staged_version(key: ClassKey) -> StagedVersion:

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 
 from edb.acknowledgement import Stage
 from edb.answers import ClassKey, Holder, StagedVersion
-from edb.rolling import SECONDS_A_PAGE, Driver, Look, advance
+from edb.rolling import ALL_AGAIN, LONGEST_PAUSE, SECONDS_A_PAGE, Driver, Look, Watcher, advance
 from edb.shares import percent, read_share, share, shares, stages_text
 from edb.stage import stage_progress
-from edb.waiting import INTERVAL_SECONDS
 from shared.errors import Conflict, FormatError, TransportError
 from shared.rollout import WHOLE, Rollout, bucket
 from shared.types import KeyName
@@ -172,10 +171,9 @@ def test_a_stage_is_over_when_enough_have_acknowledged_and_not_too_many_failed(
 class Service:
     """What the driver sees: scenes of a fleet, one for each look."""
 
-    def __init__(self, *scenes, pages=1):
+    def __init__(self, *scenes):
         self.staged = STAGED
         self.scenes = list(scenes)
-        self.pages = pages
         self.advanced = []
         self.told = []
         self.shown = []
@@ -188,7 +186,7 @@ class Service:
             scene = scene(self)
         if isinstance(scene, Exception):
             raise scene
-        return Look(staged=self.staged, progress=stage_progress(self.staged, scene), pages=self.pages)
+        return Look(staged=self.staged, progress=stage_progress(self.staged, scene), pause=SECONDS_A_PAGE)
 
     def advance(self, staged):
         assert staged == self.staged
@@ -278,20 +276,99 @@ def test_a_service_that_never_answers_is_a_failure():
         Service(TransportError("away")).run(timeout=5.0)
 
 
-@pytest.mark.parametrize(
-    ("pages", "seconds"), [(0, INTERVAL_SECONDS), (1, SECONDS_A_PAGE), (100, 100 * SECONDS_A_PAGE)]
-)
-def test_the_larger_the_fleet_the_seldomer_it_looks(pages, seconds):
-    service = Service([holder(INSIDE[0])], [has_it(INSIDE[0])], pages=pages)
-    service.run(timeout=1000.0)
-    assert service.pauses[0] == seconds
-
-
 def test_a_rollout_over_already_is_not_looked_at():
     service = Service([])
     service.staged = StagedVersion(version=2, rollout=PLAN.finished())
     assert service.run() == "finished"
     assert service.shown == []
+
+
+class Fleet:
+    """A key service and the holders of its one class key; notes what it was asked for."""
+
+    def __init__(self, holders, *, page_size=1):
+        self.rollout, self.holders, self.page_size = (
+            PLAN,
+            {each.device_id: each for each in holders},
+            page_size,
+        )
+        self.asked = []
+        self.now = 0.0
+
+    def key(self, name):
+        return key_document(name, self.rollout)
+
+    def holder_pages(self, name, *, version=None):
+        self.asked.append(version)
+        found = [
+            {member: getattr(each, member) for member in Holder.__dataclass_fields__}
+            for each in self.holders.values()
+            if version is None or version in (each.version, each.staged)
+        ]
+        for start in range(0, max(len(found), 1), self.page_size):
+            yield found[start : start + self.page_size]
+
+    def update(self, *holders):
+        self.holders |= {each.device_id: each for each in holders}
+
+
+class TestWatching:
+    @pytest.fixture
+    def fleet(self):
+        return Fleet([holder(name) for name in [*INSIDE[:3], *OUTSIDE[:17]]])
+
+    @pytest.fixture
+    def watcher(self, fleet):
+        return Watcher(fleet, APP, clock=lambda: fleet.now)
+
+    def test_all_are_looked_at_once_and_then_those_who_were_given_the_version(self, fleet, watcher):
+        first = watcher.look()
+        assert set(first.progress.devices.devices) == set(INSIDE[:3])
+        fleet.update(has_it(INSIDE[0]))
+        second = watcher.look()
+        assert fleet.asked == [None, 2]
+        assert {name: each.stage for name, each in second.progress.devices.devices.items()} == {
+            INSIDE[0]: Stage.ACKNOWLEDGED,
+            INSIDE[1]: Stage.WAITING,
+            INSIDE[2]: Stage.WAITING,
+        }
+
+    def test_a_stage_is_over_only_if_a_look_at_all_says_so(self, fleet, watcher):
+        watcher.look()
+        fleet.update(*map(has_it, INSIDE[:3]), holder(INSIDE[3]))  # one more came in the meantime
+        assert not watcher.look().progress.is_complete
+        assert fleet.asked == [None, 2, None]
+        fleet.update(has_it(INSIDE[3]))
+        assert watcher.look().progress.is_complete
+        assert fleet.asked[-1] is None
+
+    def test_who_left_is_missed_by_the_next_look_at_all(self, fleet, watcher):
+        watcher.look()
+        del fleet.holders[INSIDE[2]]
+        assert len(watcher.look().progress.devices.devices) == 3
+        fleet.now += ALL_AGAIN * SECONDS_A_PAGE * 20
+        assert len(watcher.look().progress.devices.devices) == 2
+        assert fleet.asked == [None, 2, None]
+
+    def test_a_failure_is_seen_without_a_look_at_all(self, fleet, watcher):
+        watcher.look()
+        fleet.update(failed(INSIDE[0]))
+        assert watcher.look().progress.has_failed
+        assert fleet.asked == [None, 2]
+
+    def test_the_more_pages_a_look_takes_the_longer_it_waits(self, fleet, watcher):
+        assert watcher.look().pause == LONGEST_PAUSE  # 20 pages, and the next look is at few of them
+        fleet.update(*map(has_it, INSIDE[:2]))
+        assert watcher.look().pause == 2 * SECONDS_A_PAGE
+        fleet.update(*map(has_it, OUTSIDE[:17]))
+        assert watcher.look().pause == 19 * SECONDS_A_PAGE
+
+    def test_the_next_stage_is_known_from_the_last_look_at_all(self, fleet, watcher):
+        fleet.update(*map(has_it, INSIDE[:3]))
+        assert watcher.look().progress.is_complete
+        fleet.rollout = PLAN.advanced()
+        assert len(watcher.look().progress.devices.devices) == 20
+        assert fleet.asked == [None, 2]
 
 
 class Moved:
