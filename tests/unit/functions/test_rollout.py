@@ -1,5 +1,7 @@
 """A rotation in stages: RotateKey with a rollout, ChangeRollout, Holders, and what devices come to hold."""
 
+import datetime as dt
+
 import pytest
 from simulators.build_machine import BuildMachine
 from simulators.cloud import APP
@@ -98,6 +100,43 @@ def test_what_an_ended_rollout_left_in_a_tag_goes_with_the_next_release(app, clo
     app.request("RotateKey", {"key_name": APP})
     app.drain()
     assert "rollout" not in cloud.tag(EARLY)
+
+
+@pytest.mark.parametrize("planted", [7, "junk", {}, {APP: "2", "other": 3, "no name": {}}, {APP: 2}])
+def test_what_somebody_else_wrote_into_the_tag_is_put_right_with_the_next_release(app, cloud, fleet, planted):
+    for name in (EARLY, LAST):
+        tags = cloud.registry.snapshot(name)["tags"]
+        tag = {**tags["confidential_packages"], "rollout": planted}
+        cloud.registry.overwrite(name, "tags", {**tags, "confidential_packages": tag})
+    start(app)
+    app.drain()
+    assert cloud.tag(EARLY)["rollout"] == {APP: 2}
+    change(app, "finish")
+    app.request("RotateKey", {"key_name": APP})
+    app.drain()
+    assert held(cloud) == [3, 3, 3, 3]
+    assert ["rollout" in cloud.tag(name) for name in (EARLY, LAST)] == [False, False]
+
+
+def test_a_staged_version_whose_time_has_not_come_or_is_over_is_given_to_nobody(app, cloud, fleet):
+    start(app)
+    begins, ends = cloud.at + dt.timedelta(hours=1), cloud.at + dt.timedelta(hours=2)
+    cloud.store.not_before[APP, 2] = begins
+    cloud.store._expiry[APP, 2] = ends
+    for expected in ([1, 1, 1, 1], [2, 2, 1, 1], [1, 1, 1, 1]):
+        app.tick()
+        app.drain()
+        assert held(cloud) == expected
+        cloud.wait(hours=1)
+    assert app.request("RotateKey", {"key_name": APP}).document["code"] == "rollout_unfinished"
+
+
+def test_no_build_is_given_a_staged_version_unasked_even_if_there_is_no_other(app, cloud):
+    cloud.class_keys.provision(APP, bits=256)
+    cloud.store.not_before[APP, 1] = cloud.at + dt.timedelta(days=1)
+    start(app)
+    reply = app.request("WrapKey", BuildMachine(cloud.authority).body())
+    assert (reply.status, reply.document["code"]) == (403, "key_not_yet_valid")
 
 
 def test_aborting_gives_the_older_version_back_and_the_next_rotation_makes_another(app, cloud, fleet):
