@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from shared.errors import FormatError
+from shared.rollout import Rollout, RolloutState
 
 _T = TypeVar("_T")
 
@@ -88,6 +89,33 @@ class KeyVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagedVersion:
+    """A version of a class key that goes or went to the fleet in stages, and how far it is."""
+
+    version: int
+    rollout: Rollout
+
+    @classmethod
+    def read(cls, fields: Fields) -> StagedVersion:
+        """Read the member ``rollout`` of a class key.
+
+        Raises:
+            FormatError: It is none.
+        """
+        stages = fields.need("stages", list)
+        if any(type(stage) is not int for stage in stages):
+            raise FormatError("answer: rollout: stages: expected integers, found something else")
+        rollout = Rollout(
+            stages=tuple(stages),
+            stage=fields.need("stage", int),
+            pause_on_errors=fields.need("pause_on_errors", int),
+            acknowledged=fields.need("acknowledged", int),
+            is_aborted=fields.need("state", str) == RolloutState.ABORTED.value,
+        )
+        return cls(version=fields.need("version", int), rollout=rollout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClassKey:
     """A class key.
 
@@ -98,6 +126,7 @@ class ClassKey:
         algorithm: What it is for.
         strength: In bits, as told.
         versions: As far as told.
+        rollout: How the newest version goes to the fleet; None if to all at once.
     """
 
     name: str
@@ -106,6 +135,7 @@ class ClassKey:
     algorithm: str
     strength: str
     versions: tuple[KeyVersion, ...]
+    rollout: StagedVersion | None = None
 
     @classmethod
     def read(cls, value: object) -> ClassKey:
@@ -115,6 +145,7 @@ class ClassKey:
             FormatError: It is none.
         """
         fields = Fields(value, where="answer: key")
+        rollout = fields.below("rollout")
         return cls(
             name=fields.need("key_name", str),
             version=fields.need("version", int),
@@ -130,14 +161,18 @@ class ClassKey:
                 )
                 for each in fields.each("versions")
             ),
+            rollout=None if rollout is None else StagedVersion.read(rollout),
         )
 
     @property
     def current(self) -> int | None:
-        """The version that devices are given: the newest active one; None if there is none."""
+        """The version that all devices are given: the newest active one that is not staged; None for none."""
         if not self.versions:
             return self.version if self.version >= self.floor else None
-        return max((each.version for each in self.versions if each.state == "active"), default=None)
+        active = {each.version for each in self.versions if each.state == "active"}
+        if self.rollout is not None and self.rollout.rollout.state is RolloutState.STAGED:
+            active.discard(self.rollout.version)
+        return max(active, default=None)
 
     @property
     def state(self) -> str:
@@ -234,3 +269,47 @@ def _reported(fields: Fields) -> Reported:
             if each is not None
         },
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A device that holds a class key or was given it; None where nothing is told.
+
+    Attributes:
+        device_id: Device id, or ``device/module``.
+        bucket: Where it stands in every rollout.
+        given_at: When the class key was last written into its twin; None if it is not there.
+        staged: The version that a rollout gave it.
+        version: The one that it reports.
+        state: What became of that.
+        error: Why it was refused.
+        outcome: What was decided about the device.
+    """
+
+    device_id: str
+    bucket: int | None
+    given_at: str | None
+    staged: int | None
+    version: int | None
+    state: str | None
+    error: str | None
+    outcome: str | None
+
+    @classmethod
+    def read(cls, value: object) -> Holder:
+        """Read one entry of ``GET /api/keys/{name}/holders``.
+
+        Raises:
+            FormatError: It is none.
+        """
+        fields = Fields(value, where="answer: holder")
+        return cls(
+            device_id=fields.need("device_id", str),
+            bucket=fields.get("bucket", int),
+            given_at=fields.get("given_at", str),
+            staged=fields.get("staged", int),
+            version=fields.get("version", int),
+            state=fields.get("state", str),
+            error=fields.get("error", str),
+            outcome=fields.get("outcome", str),
+        )

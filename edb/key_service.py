@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator, Mapping
 
+    from shared.rollout import Rollout
     from shared.types import KeyName
 
 PAGE_SIZE = 1000
@@ -82,9 +83,29 @@ class KeyService:
         body = {"key_name": name, "wrapped_key": wrapped, "algorithm": "RSA-OAEP-256", "kid": kid}
         return self._once("/api/ImportKey", body)
 
-    def rotate(self, name: KeyName) -> Document:
-        """Make the next version of a class key."""
-        return self._once("/api/RotateKey", {"key_name": name})
+    def rotate(self, name: KeyName, rollout: Rollout | None = None) -> Document:
+        """Make the next version of a class key, for all at once or on its way in stages."""
+        if rollout is None:
+            return self._once("/api/RotateKey", {"key_name": name})
+        asked = {
+            "stages": list(rollout.stages),
+            "pause_on_errors": rollout.pause_on_errors,
+            "acknowledged": rollout.acknowledged,
+        }
+        return self._once("/api/RotateKey", {"key_name": name, "rollout": asked})
+
+    def change_rollout(self, name: KeyName, *, version: int, stage: int, action: str) -> Document:
+        """Take a rollout further from where it was found, or end it; from elsewhere it does nothing."""
+        body = {"key_name": name, "version": version, "stage": stage, "action": action}
+        return self._post("/api/ChangeRollout", body, again=Again.ALWAYS)
+
+    def holder_pages(
+        self, name: KeyName, *, version: int | None = None, state: str | None = None
+    ) -> Iterator[list[Document]]:
+        """Return the devices that hold a class key or were given it, a list a page."""
+        filters = {"version": version, "state": state}
+        told = {key: str(value) for key, value in filters.items() if value is not None}
+        return self._page_lists(f"/api/keys/{name}/holders", "holders", told)
 
     def revoke(self, name: KeyName, version: int) -> Document:
         """Revoke a version and all older ones; doing it twice is doing it once."""
@@ -189,11 +210,15 @@ class KeyService:
         return self._post(path, body, again=Again.ALWAYS, headers=idempotency_key())
 
     def _pages(self, path: str, member: str, filters: Mapping[str, str]) -> Iterator[Document]:
+        for page in self._page_lists(path, member, filters):
+            yield from page
+
+    def _page_lists(self, path: str, member: str, filters: Mapping[str, str]) -> Iterator[list[Document]]:
         token: str | None = None
         while True:
             paging = {"page_size": str(PAGE_SIZE)} | ({} if token is None else {"token": token})
             fields = Fields(self._get(path, {**filters, **paging}), where="answer")
-            yield from _objects(fields, member)
+            yield _objects(fields, member)
             following = fields.get("next_token", str)
             if following is None:
                 return

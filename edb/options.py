@@ -53,7 +53,7 @@ def add_waiting(parser: argparse.ArgumentParser, *, what: str) -> None:
         type=positive_seconds,
         default=_DEFAULT_TIMEOUT,
         metavar="SECONDS",
-        help="how long --wait waits at most; %(default)g by default",
+        help="how long is waited at most; %(default)g by default",
     )
 
 

@@ -29,6 +29,7 @@ GROUPS = {
 COMMANDS = {
     "keys list": "list the class keys",
     "keys show": "show a class key, its versions and who has them",
+    "keys holders": "show which devices hold a class key, and which version",
     "keys provision": "make a new class key",
     "keys import": "bring a key of one's own as a new class key",
     "keys rotate": "make the next version of a class key",

@@ -21,6 +21,7 @@ from shared.errors import TransportError
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from rich.console import ConsoleRenderable, Group
 
@@ -50,8 +51,7 @@ class Show(Protocol):
 def wait_for_devices(service: KeyService, name: KeyName, options: argparse.Namespace) -> int:
     """Wait for a class key's newest version and floor, show it, and return the exit status."""
     goal = Goal.of(ClassKey.read(service.key(name)))
-    show = _json_lines if options.json else _live if on_terminal() else _lines
-    with show(goal) as shown:
+    with showing(lambda: _goal_text(goal), as_json=options.json) as shown:
         progress = watch(lambda: look(service, goal), shown, timeout=options.timeout)
     _finish(goal, progress, as_json=options.json, timeout=options.timeout)
     return DONE if progress.is_complete else FAILED
@@ -105,20 +105,32 @@ def watch(
         pause(INTERVAL_SECONDS)
 
 
+def showing(title: Callable[[], str], *, as_json: bool) -> AbstractContextManager[Show]:
+    """Return what shows how far the devices are, as long as it is entered.
+
+    Args:
+        title: Says what they are to come to.
+        as_json: Whether each change is a JSON line.
+    """
+    if as_json:
+        return _json_lines()
+    return _live(title) if on_terminal() else _lines()
+
+
 @contextmanager
-def _live(goal: Goal) -> Iterator[Show]:
+def _live(title: Callable[[], str]) -> Iterator[Show]:
     from rich.console import Console  # noqa: PLC0415 - slow to import, and only drawn with
     from rich.live import Live  # noqa: PLC0415 - as above
 
     with Live(console=Console(), auto_refresh=False) as live:
 
         def show(progress: Progress, fault: str | None) -> None:
-            live.update(_drawn(goal, progress, fault), refresh=True)
+            live.update(_drawn(title(), progress, fault), refresh=True)
 
         yield show
 
 
-def _drawn(goal: Goal, progress: Progress, fault: str | None) -> Group:
+def _drawn(title: str, progress: Progress, fault: str | None) -> Group:
     from rich.console import Group  # noqa: PLC0415 - as above
     from rich.progress_bar import ProgressBar  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415 - as above
@@ -131,7 +143,7 @@ def _drawn(goal: Goal, progress: Progress, fault: str | None) -> Group:
     ]
     total = len(progress.devices)
     parts: list[ConsoleRenderable] = [
-        Text(f"{_goal_text(goal)}: {progress.acknowledged} of {total} devices have acknowledged"),
+        Text(f"{title}: {progress.acknowledged} of {total} devices have acknowledged"),
         ProgressBar(total=max(total, 1), completed=progress.acknowledged, width=60),
         drawn_table(_HEAD, rows),
     ]
@@ -143,7 +155,7 @@ def _drawn(goal: Goal, progress: Progress, fault: str | None) -> Group:
 
 
 @contextmanager
-def _lines(_: Goal) -> Iterator[Show]:
+def _lines() -> Iterator[Show]:
     known: dict[str, object] = {}
 
     def show(progress: Progress, fault: str | None) -> None:
@@ -158,7 +170,7 @@ def _lines(_: Goal) -> Iterator[Show]:
 
 
 @contextmanager
-def _json_lines(_: Goal) -> Iterator[Show]:
+def _json_lines() -> Iterator[Show]:
     known: dict[str, object] = {}
 
     def show(progress: Progress, fault: str | None) -> None:  # noqa: ARG001 - JSON lines tell changes

@@ -16,10 +16,12 @@ from functions import (
     distribute_key,
     fleet,
     health,
+    holders,
     key_lifecycle,
     openapi,
     provision_key,
     release_policy,
+    rollout,
     telemetry,
     vault_events,
     wrap_key,
@@ -65,7 +67,7 @@ def http_functions(services: Callable[[], Services], *, audience: Audience) -> l
         services: Puts the services together at the first call.
         audience: The deployment's id.
     """
-    modules = (provision_key, key_lifecycle, wrap_key, fleet, release_policy, audit_log)
+    modules = (provision_key, key_lifecycle, rollout, wrap_key, fleet, holders, release_policy, audit_log)
     contracts = [each.blueprint(services) for each in modules]
     contracts.append(health.blueprint(services, audience=audience))
     return [*contracts, openapi.blueprint(contracts)]

@@ -39,8 +39,9 @@ class AuditRecord:
     """One decision or operation.
 
     Args:
-        event: ``distribute`` ``wrap`` ``provision`` ``import`` ``rotate`` ``revoke`` ``rewrap`` ``delete``
-            ``recover`` or ``publish_policy``.
+        event: ``distribute`` ``wrap`` ``provision`` ``import`` ``rotate`` ``advance_rollout``
+            ``finish_rollout`` ``abort_rollout`` ``revoke`` ``rewrap`` ``delete`` ``recover`` or
+            ``publish_policy``.
         outcome: ``allowed`` or ``denied``; ``failed`` if it was allowed and could not be done.
         correlation_id: What finds the request or pass in the logs.
         caller: Who asked, from :func:`caller_of`; None for what the app does by itself.

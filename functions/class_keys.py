@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from shared.keys.envelope import Envelope, Kek
-    from shared.keys.store import ClassKeyState, ClassKeyStore, KeyEncryptionKey
+    from shared.keys.store import ClassKeyState, ClassKeyStore, ClassKeyVersion, KeyEncryptionKey
+    from shared.rollout import Rollout
 
 CACHE_SECONDS = 60.0
 """How long an opened class key stays in memory at most (protocol section 2)."""
@@ -143,16 +144,22 @@ class ClassKeys:
         self._create(name, key, request=request)
         return len(key) * 8
 
-    def rotate(self, name: KeyName, *, request: str | None = None) -> int:
+    def rotate(self, name: KeyName, *, request: str | None = None, rollout: Rollout | None = None) -> int:
         """Make the next version of a class key, as long as the newest one; return the version.
 
-        ``request`` is noted with it.
+        Args:
+            name: The class key's.
+            request: Is noted with the version.
+            rollout: How it goes to the fleet; None for to all at once.
 
         Raises:
             NotFound: ``key_not_found``.
-            Conflict: Somebody else made that version first.
+            Conflict: Somebody else made that version first; ``rollout_unfinished``, the newest one is not
+                there for all yet.
         """
         state = self._store.state(name)
+        if state.unfinished is not None:
+            raise _unfinished(name, state.unfinished.version)
         version = state.latest + 1
         key = Secret(self._random(state.key_bytes))
         envelope = seal_envelope(key, kek=self._kek.current(), name=name, version=version)
@@ -163,8 +170,37 @@ class ClassKeys:
             algorithm=state.algorithm,
             expires_at=self._expiry(),
             request=request,
+            rollout=rollout,
         )
         return version
+
+    def move_rollout(
+        self, name: KeyName, *, version: int, stage: int, move: Callable[[Rollout], Rollout]
+    ) -> Rollout:
+        """Take a rollout further, or end it; return it as it is then.
+
+        Args:
+            name: The class key's.
+            version: Whose rollout it is.
+            stage: Where the caller has found it; of two who found it there, one moves it.
+            move: Returns what it is to be.
+
+        Raises:
+            NotFound: ``key_not_found``.
+            Conflict: ``rollout_changed``, it is somewhere else, or is over.
+            KeyUnavailable: ``key_disabled``; see the store.
+        """
+        found = self._store.state(name).unfinished
+        if found is None or found.rollout is None or (found.version, found.rollout.stage) != (version, stage):
+            where = "there is none" if found is None else f"found {_place(found)}"
+            raise Conflict(
+                f"class key {name}: expected a rollout of version {version} in stage {stage}, {where}",
+                code="rollout_changed",
+                hint="look again: somebody else may be at it",
+            )
+        moved = move(found.rollout)
+        self._store.set_rollout(name, moved, version=version, expected=found.rollout)
+        return moved
 
     def revoke(self, name: KeyName, version: int) -> int:
         """Revoke a version and all older ones; return the floor, the lowest version that is left.
@@ -172,9 +208,17 @@ class ClassKeys:
         What this process has opened is forgotten; other instances forget it within :data:`CACHE_SECONDS`, and
         ask for the floor before they wrap anything.
 
+        While a version goes to the fleet in stages, the one that all others still have cannot be revoked
+        without it: they would hold nothing, and builds get nothing.
+
         Raises:
             NotFound: ``key_not_found``; there is no such key or version.
+            Conflict: ``rollout_unfinished``; see above.
         """
+        state = self._store.state(name)
+        staged, common = state.unfinished, state.newest_finished
+        if staged is not None and common is not None and common.version <= version < staged.version:
+            raise _unfinished(name, staged.version)
         floor = self._store.raise_floor(name, version + 1)
         self._forget()
         return floor
@@ -216,7 +260,7 @@ class ClassKeys:
 
         Each is read until its successor has been stored, opened again and found to hold the same key; a call
         that was cut off is finished by the next. Versions that are revoked stay as they are: nobody needs
-        them, and they go with the KEK version that they rest under.
+        them, and they go with the KEK version that they rest under. So do those that were aborted.
 
         Args:
             name: One class key; None for all.
@@ -247,12 +291,15 @@ class ClassKeys:
     def choose(self, name: KeyName, version: int | None) -> int:
         """Return the version to wrap: the one asked for, or the current one; asks the store every time.
 
+        A staged version is wrapped for who asks for it by number alone: not every device can open it yet.
+
         Raises:
             NotFound: ``key_not_found``; there is no such class key or version.
-            KeyUnavailable: ``key_revoked``, ``key_disabled``, ``key_expired`` or ``key_not_yet_valid``.
+            KeyUnavailable: ``key_revoked``, ``key_aborted``, ``key_disabled``, ``key_expired`` or
+                ``key_not_yet_valid``.
         """
         state = self._store.state(name)
-        number = version or state.current or state.latest
+        number = version or (state.newest_finished or state.versions[0]).version
         found = state.version(number)
         if found is None:
             raise NotFound(f"class key {name} has no version {number}", code="key_not_found")
@@ -340,8 +387,21 @@ def _parse(text: str, name: KeyName, version: int) -> Envelope:
 
 
 def _in_use(states: Mapping[KeyName, ClassKeyState]) -> Iterator[tuple[KeyName, int]]:
-    """Return every version that is not revoked, in order."""
+    """Return every version that is neither revoked nor aborted, in order."""
     for name, state in sorted(states.items()):
         for version in state.versions:
-            if version.state is not VersionState.REVOKED:
+            if version.state not in {VersionState.REVOKED, VersionState.ABORTED}:
                 yield name, version.version
+
+
+def _unfinished(name: KeyName, version: int) -> Conflict:
+    return Conflict(
+        f"class key {name}: version {version} is not there for all devices yet",
+        code="rollout_unfinished",
+        hint="finish or abort its rollout first",
+    )
+
+
+def _place(version: ClassKeyVersion) -> str:
+    stage = None if version.rollout is None else version.rollout.stage
+    return f"version {version.version} in stage {stage}"

@@ -26,6 +26,7 @@ from shared.wire.fleet import (
     ReleaseDescription,
     StatusDescription,
 )
+from shared.wire.rollout import RolloutDescription
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -150,12 +151,16 @@ def _key_token(token: str) -> KeyName:
 
 def describe_key(name: KeyName, state: ClassKeyState) -> KeyDescription:
     """Return what is told of a class key."""
+    latest = state.versions[-1]
+    # What was revoked on its way is over, though nobody moved it.
+    rollout = None if latest.is_staged and state.unfinished is None else latest.rollout
     return KeyDescription(
         key_name=name,
         version=state.latest,
         floor=state.floor,
         bits=ALGORITHM_BITS[state.algorithm],
         versions=tuple(_describe_version(each) for each in state.versions[-MAX_VERSIONS:]),
+        rollout=None if rollout is None else RolloutDescription.of(state.latest, rollout),
     )
 
 

@@ -50,6 +50,7 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "token_invalid": _kind(HTTPStatus.BAD_REQUEST, "`token` was told by no page of this query."),
     "policy_denied": _kind(HTTPStatus.FORBIDDEN, "The release policy says no; `reason` says why."),
     "key_revoked": _kind(HTTPStatus.FORBIDDEN, "That version of the class key is revoked."),
+    "key_aborted": _kind(HTTPStatus.FORBIDDEN, "The rollout of that version was aborted."),
     "key_disabled": _kind(HTTPStatus.FORBIDDEN, "That version of the class key is disabled in the vault."),
     "key_expired": _kind(HTTPStatus.FORBIDDEN, "That version of the class key has expired."),
     "key_not_yet_valid": _kind(HTTPStatus.FORBIDDEN, "That version's time has not come."),
@@ -61,6 +62,10 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "key_deleted": _kind(HTTPStatus.CONFLICT, "The class key was deleted and can still be recovered."),
     "key_in_use": _kind(HTTPStatus.CONFLICT, "A version of the class key is not revoked."),
     "version_exists": _kind(HTTPStatus.CONFLICT, "Somebody else made that version at the same time."),
+    "rollout_unfinished": _kind(
+        HTTPStatus.CONFLICT, "A version of the class key is not there for all devices yet."
+    ),
+    "rollout_changed": _kind(HTTPStatus.CONFLICT, "The rollout is not where the caller has found it."),
     "conflict": _kind(HTTPStatus.CONFLICT, "The class key changes too fast; look again."),
     "policy_serial": _kind(HTTPStatus.CONFLICT, "The policy's serial does not rise."),
     "policy_read_only": _kind(

@@ -100,7 +100,7 @@ ROTATE_KEY = Contract(
     answer=RotateAnswer,
     problems=(
         *("key_not_found", "name_taken", "key_deleted", "version_exists", "conflict"),
-        "audit_unavailable",
+        *("rollout_unfinished", "audit_unavailable"),
     ),
     asks_for_pass=True,
     is_repeatable=True,
@@ -113,7 +113,7 @@ REVOKE_KEY = Contract(
     summary="Revoke a version of a class key, and all older ones",
     body=RevokeRequest,
     answer=RevokeAnswer,
-    problems=("key_not_found", "name_taken", "conflict", "audit_unavailable"),
+    problems=("key_not_found", "name_taken", "conflict", "rollout_unfinished", "audit_unavailable"),
     asks_for_pass=True,
 )
 
@@ -210,12 +210,14 @@ def _unsigned(number: int) -> str:
 def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswer:
     """Make the next version; a repeated request answers the version that it made, whatever came after it."""
     name, keys = asked.key_name, services.class_keys
-    repeatable = Repeatable.of(call.headers, "rotate", key_name=name)
-    with _audited(services, call, "rotate", name, None) as note:
+    rollout = asked.rollout
+    staged = {} if rollout is None else {"rollout": rollout.text()}
+    repeatable = Repeatable.of(call.headers, "rotate", key_name=name, **staged)
+    with _audited(services, call, "rotate", name, None, detail=staged.get("rollout")) as note:
         made = once(
             repeatable,
             lambda: keys.requests(name),
-            lambda: keys.rotate(name, request=_note(repeatable)),
+            lambda: keys.rotate(name, request=_note(repeatable), rollout=rollout),
         )
         note(made)
     _ask_for_pass(call, "rotate")
@@ -236,7 +238,13 @@ def _ask_for_pass(call: Call, cause: str) -> None:
 
 @contextmanager
 def _audited(
-    services: Services, call: Call, event: str, key_name: KeyName, version: int | None
+    services: Services,
+    call: Call,
+    event: str,
+    key_name: KeyName,
+    version: int | None,
+    *,
+    detail: str | None = None,
 ) -> Iterator[Callable[[Made], None]]:
     """Write what became of an operation, whatever became of it; gives what notes the version it made."""
     record = AuditRecord(
@@ -246,6 +254,7 @@ def _audited(
         caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
         key_name=key_name,
         key_version=version,
+        detail=detail,
     )
     made: list[Made] = []
     try:

@@ -170,6 +170,7 @@ _CONTRACTS = {
         "ImportKey",
         "RotateKey",
         "RevokeKey",
+        "ChangeRollout",
         "RewrapEnvelopes",
         "DeleteKey",
         "RecoverKey",

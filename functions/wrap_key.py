@@ -38,7 +38,7 @@ WRAP_KEY = Contract(
     answer=WrapAnswer,
     problems=(
         *("unsupported_algorithm", "policy_denied", "key_not_found", "name_taken"),
-        *("key_revoked", "key_disabled", "key_expired", "key_not_yet_valid"),
+        *("key_revoked", "key_aborted", "key_disabled", "key_expired", "key_not_yet_valid"),
         *("policy_unavailable", "audit_unavailable"),
     ),
 )

@@ -9,6 +9,7 @@ from edb.key_service import key_service
 from edb.options import add_connection, add_json
 from edb.output import NOTHING, print_table
 from shared.command_line.output import DONE, print_fields, print_json, print_line
+from shared.rollout import bucket
 from shared.types import parse_device_id
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> int:
 def _fields(device: Device) -> dict[str, object]:
     released, reported = device.released, device.reported
     return {
+        "bucket": bucket(device.device_id),
         "hub status": device.status,
         "state": device.state,
         "reason": device.reason,

@@ -9,8 +9,10 @@ from edb.answers import ClassKey
 from edb.key_service import key_service
 from edb.options import add_connection, add_json, add_key_name, add_waiting
 from edb.output import print_table
+from edb.shares import stages_text
 from edb.waiting import look, wait_for_devices
 from shared.command_line.output import DONE, print_fields, print_json, print_line
+from shared.rollout import RolloutState
 
 if TYPE_CHECKING:
     import argparse
@@ -66,6 +68,8 @@ def _print_key(key: ClassKey) -> None:
             "algorithm": f"{key.algorithm}-{key.strength}",
         }
     )
+    if key.rollout is not None and key.rollout.rollout.state is RolloutState.STAGED:
+        print_fields({f"rollout of {key.rollout.version}": stages_text(key.rollout.rollout)})
     if key.versions:
         rows = [(each.version, each.state, each.created_at, each.expires_at) for each in key.versions]
         print_line("")

@@ -22,14 +22,17 @@ from msrest.exceptions import ClientException, HttpOperationError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
 from functions import telemetry
+from functions.adapters.holder_query import holder_queries, read_holder
 from shared.errors import Conflict, FormatError, NotFound, TransportError
-from shared.twin.ports import RowPage, Twin, TwinPage, TwinRow
+from shared.twin.ports import HolderPage, RowPage, Twin, TwinPage, TwinRow
 from shared.types import DeviceId, parse_device_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
 
     from azure.core.credentials import TokenCredential
+
+    from shared.types import KeyName
 
 PAGE_SIZE = 1000
 """Rows of one query page; the hub gives no more."""
@@ -150,6 +153,20 @@ class HubTwinRegistry:
         queries = {source: query + condition for source, query in _TAGGED_QUERIES.items()}
         _, twins, following = self._next(queries, token, size)
         return TwinPage(twins=[_read_twin(twin) for twin in twins], next_token=following)
+
+    def holders(
+        self,
+        name: KeyName,
+        *,
+        token: str | None,
+        size: int,
+        version: int | None = None,
+        state: str | None = None,
+    ) -> HolderPage:
+        """Return who holds a class key or was given it, devices first and then modules; see the port."""
+        queries = holder_queries(name, version=version, state=state)
+        _, found, following = self._next(queries, token, size, rows=True)
+        return HolderPage(rows=[read_holder(row) for row in found], next_token=following)
 
     def _next(
         self, queries: Mapping[str, str], token: str | None, size: int, *, rows: bool = False

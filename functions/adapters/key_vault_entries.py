@@ -9,10 +9,12 @@ tag                 what
 ``cpk-floor``       a floor; the highest one that stands anywhere in the secret is the key's
 ``cpk-algorithm``   ``aes-gcm-128`` and so on
 ``cpk-request``     which repeatable request made the version, where one did
+``cpk-rollout``     how far a staged version is on its way to the fleet (:mod:`shared.rollout`)
 ``cpk-pending``     the write has not got through: ``pending`` or ``withdrawn``; such a version is never read
 =================== ======================================================================================
 
-A version's newest envelope is the one that is read, and its ``exp`` and ``nbf`` count. Disabling any of a
+A version's newest envelope is the one that is read, and its ``exp``, ``nbf`` and rollout count. A rollout
+goes on by another envelope, so that of two who move it one alone gets through. Disabling any of a
 version's envelopes disables the version: whoever disables the one that he sees means all of them.
 """
 
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import FormatError
 from shared.keys.store import ALGORITHM_BITS, ClassKeyState, ClassKeyVersion, VersionState
+from shared.rollout import Rollout, read_rollout
 from shared.types import MAX_KEY_VERSION, KeyName, parse_key_name
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ ENVELOPE_TAG = "cpk-envelope"
 FLOOR_TAG = "cpk-floor"
 ALGORITHM_TAG = "cpk-algorithm"
 REQUEST_TAG = "cpk-request"
+ROLLOUT_TAG = "cpk-rollout"
 PENDING_TAG = "cpk-pending"
 PENDING, WITHDRAWN = "pending", "withdrawn"
 
@@ -78,6 +82,7 @@ class Entry:
         not_before: From when on it is valid, aware; None for always.
         expires_at: Until when it is valid, aware; None for ever.
         request: What is noted of the request that made the version.
+        rollout: How far the version is on its way to the fleet; None if it went to all at once.
     """
 
     name: KeyName
@@ -91,6 +96,7 @@ class Entry:
     not_before: datetime | None = None
     expires_at: datetime | None = None
     request: str | None = None
+    rollout: Rollout | None = None
 
     def tags(self) -> dict[str, str]:
         """Return the tags that say all this."""
@@ -104,6 +110,8 @@ class Entry:
             tags[ENVELOPE_TAG] = str(self.envelope)
         if self.request is not None:
             tags[REQUEST_TAG] = self.request
+        if self.rollout is not None:
+            tags[ROLLOUT_TAG] = self.rollout.text()
         return tags
 
 
@@ -142,6 +150,7 @@ def read_entry(properties: SecretProperties, *, where: str) -> Entry | None:
             not_before=properties.not_before,
             expires_at=properties.expires_on,
             request=tags.get(REQUEST_TAG),
+            rollout=_rollout(tags.get(ROLLOUT_TAG), where=where),
         )
     except FormatError as error:
         _LOG.warning("class_key_unreadable", extra={"secret": properties.name, "detail": str(error)})
@@ -179,6 +188,7 @@ def _version(envelopes: Sequence[Entry], floor: int, now: datetime) -> ClassKeyV
         state=_version_state(envelopes, floor, now),
         created_at=envelopes[0].created_at,
         expires_at=read.expires_at,
+        rollout=read.rollout,
     )
 
 
@@ -186,6 +196,8 @@ def _version_state(envelopes: Sequence[Entry], floor: int, now: datetime) -> Ver
     read = envelopes[-1]
     if read.number < floor:
         return VersionState.REVOKED
+    if read.rollout is not None and read.rollout.is_aborted:
+        return VersionState.ABORTED
     if not all(entry.is_enabled for entry in envelopes):
         return VersionState.DISABLED
     if read.expires_at is not None and now >= read.expires_at:
@@ -199,6 +211,10 @@ def _number(text: str | None, *, where: str) -> int:
     if text is None or not _DIGITS.fullmatch(text) or not 1 <= int(text) <= MAX_KEY_VERSION + 1:
         raise FormatError(f"{where}: a tag holds no version")
     return int(text)
+
+
+def _rollout(text: str | None, *, where: str) -> Rollout | None:
+    return None if text is None else read_rollout(text, where=where)
 
 
 def _algorithm(text: str | None, *, where: str) -> str:

@@ -46,19 +46,23 @@ from functions.adapters.key_vault_entries import (
 from shared.errors import Conflict, KeyUnavailable, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from azure.core.credentials import TokenCredential
     from azure.keyvault.secrets import DeletedSecret, SecretProperties
 
     from shared.keys.store import ClassKeyState
+    from shared.rollout import Rollout
     from shared.types import KeyName
 
 CONTENT_TYPE = "application/jose"
 
 PENDING_SECONDS = 60
 """A writer that has not got through for so long has died: it stands in nobody's way any more."""
+
+_NO_ENVELOPE = "aborted"
+"""Value of the secret version that tells of an aborted rollout; the envelope stands in the one before."""
 
 _LISTINGS_AT_ONCE = 8
 _LOG = logging.getLogger(__name__)
@@ -149,6 +153,7 @@ class SecretClassKeyStore:
         algorithm: str,
         expires_at: datetime | None = None,
         request: str | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         """Store the next version; see the port."""
         state = self.state(name)
@@ -163,9 +168,24 @@ class SecretClassKeyStore:
             algorithm=algorithm,
             expires_at=expires_at,
             request=request,
+            rollout=rollout,
         )
         if not self._write(entry, envelope):
             raise _being_made(name, version)
+
+    def set_rollout(self, name: KeyName, rollout: Rollout, *, version: int, expected: Rollout) -> None:
+        """Store how far a rollout is, with the version's next envelope; see the port.
+
+        Tags of a version that is read are not written anew: who did could undo a revocation, which does.
+        """
+        envelopes = self._envelopes(name, version)
+        old = envelopes[-1]
+        if old.rollout != expected:
+            raise _moved(name, version)
+        # What is aborted has to end also if the vault does not give it out.
+        envelope = _NO_ENVELOPE if rollout.is_aborted else self._read(name, version, envelopes)
+        if not self._write(replace(old, envelope=old.envelope + 1, rollout=rollout), envelope):
+            raise _moved(name, version)
 
     def replace_envelope(self, name: KeyName, envelope: str, *, version: int) -> None:
         """Store a version's next envelope; see the port."""
@@ -193,7 +213,12 @@ class SecretClassKeyStore:
 
     def read(self, name: KeyName, version: int) -> str:
         """Return the envelope of one version; see the port."""
-        envelopes = self._envelopes(name, version)
+        return self._read(name, version, self._envelopes(name, version))
+
+    def _read(self, name: KeyName, version: int, envelopes: Sequence[Entry]) -> str:
+        rollout = envelopes[-1].rollout
+        if rollout is not None and rollout.is_aborted:
+            raise KeyUnavailable(f"class key {name} version {version} was aborted", code="key_aborted")
         if not all(entry.is_enabled for entry in envelopes):
             raise KeyUnavailable(f"class key {name} version {version} is disabled", code="key_disabled")
         with vault_errors(f"reading class key {name}"):
@@ -350,6 +375,14 @@ def _unknown(name: KeyName) -> NotFound:
 def _taken(name: KeyName) -> Conflict:
     return Conflict(
         f"class key {name}: the secret {secret_name(name)} holds something else", code="name_taken"
+    )
+
+
+def _moved(name: KeyName, version: int) -> Conflict:
+    return Conflict(
+        f"class key {name}: the rollout of version {version} is not where it was expected, or is being moved",
+        code="rollout_changed",
+        hint=f"look again; what a crash left behind gives way after {PENDING_SECONDS} seconds",
     )
 
 

@@ -11,11 +11,14 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from shared.rollout import RolloutState
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from shared.keys.envelope import Kek
+    from shared.rollout import Rollout
     from shared.types import KeyName, Secret
 
 ALGORITHM_BITS = {"aes-gcm-128": 128, "aes-gcm-192": 192, "aes-gcm-256": 256}
@@ -27,9 +30,13 @@ class VersionState(enum.Enum):
 
     ACTIVE = "active"
     REVOKED = "revoked"
+    ABORTED = "aborted"
     DISABLED = "disabled"
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
+
+
+_NOT_FOR_ALL = frozenset({VersionState.NOT_YET_VALID, VersionState.ABORTED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +45,23 @@ class ClassKeyVersion:
 
     Args:
         version: From 1.
-        state: The first that holds of: below the floor, disabled, expired, not yet valid, active.
+        state: The first that holds of: below the floor, its rollout aborted, disabled, expired, not yet
+            valid, active.
         created_at: When it was stored, aware.
         expires_at: From when on it is wrapped for nobody, aware; None for never.
+        rollout: How far it is on its way to the fleet; None if it went to all at once.
     """
 
     version: int
     state: VersionState
     created_at: datetime
     expires_at: datetime | None = None
+    rollout: Rollout | None = None
+
+    @property
+    def is_staged(self) -> bool:
+        """Whether a part of the fleet alone is to have it so far."""
+        return self.rollout is not None and self.rollout.state is RolloutState.STAGED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +86,50 @@ class ClassKeyState:
 
     @property
     def current(self) -> int | None:
-        """The version that devices and builds are given, or None while there is none.
+        """The version that builds and, unless a staged one reaches them, devices are given; None for none.
 
-        It is the newest version whose time has come, if that one is active. What is revoked, disabled or
-        expired never gives way to an older version: going back would undo the rotation that made it.
+        It is the newest version whose time has come and whose rollout, if it had one, is finished, if that
+        version is active. What is revoked, disabled or expired never gives way to an older version: going
+        back would undo the rotation that made it. What is staged or aborted does: it was never there for all.
         """
-        begun = [each for each in self.versions if each.state is not VersionState.NOT_YET_VALID]
-        return begun[-1].version if begun and begun[-1].state is VersionState.ACTIVE else None
+        newest = self.newest_finished
+        return newest.version if newest is not None and newest.state is VersionState.ACTIVE else None
+
+    @property
+    def newest_finished(self) -> ClassKeyVersion | None:
+        """The newest version that is there for all and whose time has come, whatever else it is."""
+        for each in reversed(self.versions):
+            if each.state not in _NOT_FOR_ALL and not each.is_staged:
+                return each
+        return None
+
+    @property
+    def unfinished(self) -> ClassKeyVersion | None:
+        """The version whose rollout is under way, whether or not it may be wrapped; None if none is."""
+        latest = self.versions[-1]
+        is_over = latest.state in {VersionState.REVOKED, VersionState.ABORTED}
+        return latest if latest.is_staged and not is_over else None
+
+    @property
+    def staged(self) -> ClassKeyVersion | None:
+        """The version that the devices which its rollout reaches are given; None if there is none.
+
+        One that is disabled, expired or not yet valid is given to nobody, and they keep the version that all
+        others have: it is not undone, it never was done.
+        """
+        latest = self.versions[-1]
+        return latest if latest.is_staged and latest.state is VersionState.ACTIVE else None
+
+    def version_for(self, device_id: str) -> int | None:
+        """Return the version that a device is given: the staged one if it is reached, else the current one.
+
+        Args:
+            device_id: Device id, or ``device/module``.
+        """
+        staged = self.staged
+        if staged is not None and staged.rollout is not None and staged.rollout.reaches(device_id):
+            return staged.version
+        return self.current
 
     @property
     def key_bytes(self) -> int:
@@ -143,6 +195,7 @@ class ClassKeyStore(Protocol):
         algorithm: str,
         expires_at: datetime | None = None,
         request: str | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         """Store the version that follows the newest one; the floor stays.
 
@@ -153,6 +206,7 @@ class ClassKeyStore(Protocol):
             algorithm: One of :data:`ALGORITHM_BITS`.
             expires_at: As for :meth:`create`.
             request: As for :meth:`create`.
+            rollout: How it goes to the fleet; it is never there without that. None for to all at once.
 
         Raises:
             NotFound: ``key_not_found``.
@@ -160,10 +214,28 @@ class ClassKeyStore(Protocol):
         """
         ...
 
+    def set_rollout(self, name: KeyName, rollout: Rollout, *, version: int, expected: Rollout) -> None:
+        """Store how far a version's rollout is; of several at the same time at most one does.
+
+        The version's times and the floor stay. A version whose rollout was aborted is never read again.
+
+        Args:
+            name: The class key's.
+            rollout: From now on.
+            version: Whose.
+            expected: How far it has to be until now.
+
+        Raises:
+            NotFound: ``key_not_found``; there is no such key or version.
+            Conflict: ``rollout_changed``, it is not as expected, or somebody else is changing it.
+            KeyUnavailable: ``key_disabled``; only aborting does not need the version to be enabled.
+        """
+        ...
+
     def replace_envelope(self, name: KeyName, envelope: str, *, version: int) -> None:
         """Store another envelope of a version; the old one is read until this one can be.
 
-        The version's state, its times and the floor stay.
+        The version's state, its times, its rollout and the floor stay.
 
         Raises:
             NotFound: ``key_not_found``; there is no such key or version.
@@ -194,7 +266,7 @@ class ClassKeyStore(Protocol):
 
         Raises:
             NotFound: ``key_not_found``; there is no such key, or no such version of it.
-            KeyUnavailable: ``key_disabled``.
+            KeyUnavailable: ``key_disabled``, or ``key_aborted`` if its rollout was.
         """
         ...
 

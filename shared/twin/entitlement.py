@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shared.keys.store import ClassKeyState
     from shared.policy.document import Policy
     from shared.twin.ports import Twin
-    from shared.types import KeyName
+    from shared.types import DeviceId, KeyName
 
 PUBLIC_KEY_MISSING = "public_key_missing"
 """Reason of a device that reports no key: it takes no part."""
@@ -60,11 +60,12 @@ class Entitlement:
     """One class key that a device may hold.
 
     Args:
-        version: The newest one.
+        version: The staged one if its rollout reaches the device, else the current one.
         algorithm: How it is to be wrapped.
         key_bytes: Length of the class key.
         rule_id: The policy rule that allows it.
         lease_seconds: For how long.
+        is_staged: Whether a part of the fleet alone is to have that version so far.
     """
 
     version: int
@@ -72,6 +73,7 @@ class Entitlement:
     key_bytes: int
     rule_id: str
     lease_seconds: int
+    is_staged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,9 @@ def assess(
     except FormatError as error:
         return _denied("certificate_malformed", str(error), public_key=public_key, status=status)
     claims, certificate_fault = verified_claims(twin, public_key, chain, trust, at)
-    answer = _ask_policy(class_keys, policy, claims, at=at, public_key=public_key, status=status)
+    answer = _ask_policy(
+        class_keys, policy, claims, at=at, public_key=public_key, status=status, device_id=twin.device_id
+    )
     verdict = (
         explain(answer, claims, certificate_fault, hub_status=twin.status)
         if isinstance(answer, Denied)
@@ -192,6 +196,7 @@ def _ask_policy(
     at: datetime,
     public_key: PublicKey,
     status: ReportedStatus | None,
+    device_id: DeviceId,
 ) -> Entitled | Denied:
     """Ask for every class key; the refusal that tells most is answered only if not one key is allowed."""
     keys: dict[KeyName, Entitlement] = {}
@@ -206,13 +211,16 @@ def _ask_policy(
             if algorithm is not None:
                 if state.floor > 1:
                     floors[name] = state.floor
-                if state.current is not None:
+                version = state.version_for(device_id)
+                if version is not None:
+                    staged = state.staged
                     keys[name] = Entitlement(
-                        version=state.current,
+                        version=version,
                         algorithm=algorithm,
                         key_bytes=state.key_bytes,
                         rule_id=answer.rule_id,
                         lease_seconds=answer.lease_seconds,
+                        is_staged=staged is not None and staged.version == version,
                     )
                 continue
             answer = Denied(

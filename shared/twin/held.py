@@ -27,6 +27,10 @@ REBIND = "rebind"
 """In the outcome tag: the fingerprint of the device key that an operator has bound the device to."""
 
 
+ROLLOUT = "rollout"
+"""In the outcome tag: by class key, the staged version that the device was given."""
+
+
 class OutcomeState(enum.Enum):
     """How reconciling ended for a device."""
 
@@ -119,6 +123,12 @@ def read_rebinding(tags: Mapping[str, object]) -> str | None:
     tag = tags.get(OUTCOME_TAG)
     fingerprint = tag.get(REBIND) if isinstance(tag, Mapping) else None
     return fingerprint if isinstance(fingerprint, str) else None
+
+
+def read_rollouts(tags: Mapping[str, object]) -> object:
+    """Return what the outcome tag tells of staged versions, unchecked; None if it tells nothing."""
+    tag = tags.get(OUTCOME_TAG)
+    return tag.get(ROLLOUT) if isinstance(tag, Mapping) else None
 
 
 def read_outcome(tags: Mapping[str, object]) -> Outcome | None:

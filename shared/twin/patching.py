@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC
 from typing import TYPE_CHECKING
 
 from shared.errors import FormatError
 from shared.twin.documents import KEYS, OUTCOME_TAG, RELEASE
-from shared.twin.held import Outcome, read_outcome
+from shared.twin.held import ROLLOUT, Outcome, read_outcome, read_rollouts
 from shared.twin.plan import Plan, basis_of
 from shared.twin.reconcile import Decision, Deny, Write
+from shared.twin.sections import patch_between
 from shared.twin.settled import NOTE, Note, read_note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from shared.twin.held import Held
@@ -70,9 +71,28 @@ def build_patch(
     tag = {} if read_outcome(twin.tags) == outcome else _tag(outcome, at)
     if note is not None and note != read_note(twin.tags):
         tag[NOTE] = note.tag()
+    if "properties" in patch:
+        tag |= _rollouts(twin, plan)
     if tag:
         patch["tags"] = {OUTCOME_TAG: tag}
     return patch or None
+
+
+def _rollouts(twin: Twin, plan: Plan | None) -> dict[str, object]:
+    """Return the patch of what the tag tells of staged versions, once the plan is carried out.
+
+    It goes with what it tells of and is written for nothing else: what an ended rollout left behind stands
+    there until the device is written for another reason.
+    """
+    told = read_rollouts(twin.tags)
+    keys = {} if plan is None else plan.keys
+    staged: dict[str, object] = {name: key.version for name, key in keys.items() if key.is_staged}
+    if told is None and not staged:
+        return {}
+    if not staged or not isinstance(told, Mapping):
+        return {ROLLOUT: staged or None}
+    changes = patch_between(told, staged)
+    return {ROLLOUT: changes} if changes else {}
 
 
 def _tag(outcome: Outcome, at: datetime) -> dict[str, object]:

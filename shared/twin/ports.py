@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from shared.types import DeviceId
+    from shared.types import DeviceId, KeyName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +78,32 @@ class RowPage:
     next_token: str | None
 
 
+class HolderRow(NamedTuple):
+    """What a query tells of one who holds a class key or was given it; nothing in it is checked.
+
+    Args:
+        device_id: Device id, or ``device/module``.
+        given_at: When the class key was last written into desired; None if it is not there.
+        staged: The version that the outcome tag says a rollout gave it.
+        report: What it reports of the class key.
+        outcome: The outcome tag's state.
+    """
+
+    device_id: object
+    given_at: object
+    staged: object
+    report: object
+    outcome: object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HolderPage:
+    """Some holders, and the token that asks for the next ones; None after the last."""
+
+    rows: Sequence[HolderRow]
+    next_token: str | None
+
+
 class TwinRegistry(Protocol):
     """The hub's twins.
 
@@ -129,6 +155,29 @@ class TwinRegistry(Protocol):
 
         Raises:
             FormatError: ``token`` is none of this registry's, or a filter is no word of ``a-z 0-9 _``.
+        """
+        ...
+
+    def holders(
+        self,
+        name: KeyName,
+        *,
+        token: str | None,
+        size: int,
+        version: int | None = None,
+        state: str | None = None,
+    ) -> HolderPage:
+        """Return a page of those who report a class key or hold it in desired; it may lag as :meth:`rows`.
+
+        Args:
+            name: The class key's.
+            token: None for the first page, then the ``next_token`` of a page of the same filters.
+            size: Rows at most, up to 1,000.
+            version: Only who reports this version, or whose tag tells that a rollout gave it.
+            state: Only who reports this state of it.
+
+        Raises:
+            FormatError: ``token`` is none of this registry's, or ``state`` is no word of ``a-z``.
         """
         ...
 

@@ -7,7 +7,8 @@ outcome tag was given a note of all that the decision hung on; a row is compared
 field       what it stands for
 =========== =====================================================================================
 ``context`` the deployment, the hub's word on the device, and every class key that a rule may still
-            allow it with what is known of it from the hub alone
+            allow it with what is known of it from the hub alone; of a class key that is rolled out in
+            stages, the version that the device is given now
 ``seen``    what desired held, and what the device reported: its key, certificate, errors
 ``seq``     of the release in desired; a device that reports a higher one is ahead of it
 ``until``   when time alone may change the decision: a lease to renew, a certificate that ends
@@ -21,6 +22,7 @@ whole decision over the whole twin.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -31,6 +33,7 @@ from shared.encoding import encode_cbor
 from shared.policy.claims import hub_claims
 from shared.policy.document import Operation, claims_of
 from shared.policy.evaluate import rules_in_reach
+from shared.rollout import bucket
 from shared.twin.documents import CERTIFICATES, OUTCOME_TAG, PUBLIC_KEY, STATUS
 from shared.twin.ports import TwinRow
 
@@ -122,6 +125,13 @@ class Settlement:
         self._tags = sorted(
             {claim.split(".")[2] for claim in claims if claim.startswith(_TAG_CLAIMS)} - {OUTCOME_TAG}
         )
+        self._shares = sorted(
+            {
+                state.staged.rollout.share
+                for state in class_keys.values()
+                if state.staged and state.staged.rollout
+            }
+        )
         self._contexts: dict[str, str] = {}
 
     def is_settled(self, row: TwinRow, *, now: int) -> bool:
@@ -167,6 +177,8 @@ class Settlement:
         """Return a digest of what is decided by; fleets have few different ones, so each is made once."""
         tags: Mapping[str, object] = row.tags  # type: ignore[assignment] # checked by the caller
         key = repr((row.status, row.device_id if self._names_devices else None, *map(tags.get, self._tags)))
+        if self._shares:  # of those whom the same rollouts reach, too
+            key += str(bisect_right(self._shares, bucket(str(row.device_id))))
         found = self._contexts.get(key)
         if found is None:
             if len(self._contexts) >= _MOST_CONTEXTS:
@@ -180,7 +192,8 @@ class Settlement:
         for name, state in self._class_keys.items():
             rules = rules_in_reach(self._policy, operation=Operation.DISTRIBUTE, key_name=name, claims=claims)
             if rules:
-                reach[name] = (rules, state.current, state.floor, state.key_bytes)
+                version = state.version_for(str(row.device_id))
+                reach[name] = (rules, version, state.floor, state.key_bytes)
         return _digest(repr((self._base, row.status, sorted(reach.items()))).encode())
 
 

@@ -9,6 +9,7 @@ from shared.wire import request_fields as read
 from shared.wire import values
 from shared.wire.objects import list_of, map_of, object_of, read_object, wire
 from shared.wire.request_fields import Fields
+from shared.wire.rollout import RolloutDescription
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 DEFAULT_PAGE = 100
 """Entries of a page where the caller asks for no size."""
 
-VERSION_STATES = ("active", "revoked", "disabled", "expired", "not_yet_valid")
+VERSION_STATES = ("active", "revoked", "aborted", "disabled", "expired", "not_yet_valid")
 OUTCOME_STATES = ("released", "denied", "over_budget", "quarantined")
 
 
@@ -71,6 +72,10 @@ class KeyDescription:
     bits: int = field(metadata=wire(values.STRENGTH_TEXT, "Strength in bits.", name="strength"))
     versions: tuple[KeyVersion, ...] = field(
         metadata=wire(list_of(KeyVersion), "Its versions, the oldest first; of more than 100 the newest 100.")
+    )
+    rollout: RolloutDescription | None = field(
+        default=None,
+        metadata=wire(object_of(RolloutDescription), "How the newest version goes to the fleet in stages."),
     )
 
 

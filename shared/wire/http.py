@@ -20,6 +20,7 @@ from shared.wire import request_fields as read
 from shared.wire import values
 from shared.wire.objects import encode, list_of, map_of, read_object, wire
 from shared.wire.request_fields import FieldFault, Fields, InvalidRequestError
+from shared.wire.rollout import ROLLOUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from shared.certificates import PublicKey
     from shared.errors import EdbError
+    from shared.rollout import Rollout
     from shared.types import KeyName, WrapAlgorithm
 
 
@@ -119,6 +121,9 @@ class RotateRequest:
     """``POST /api/RotateKey``: make the next version of a class key."""
 
     key_name: KeyName = field(metadata=wire(values.KEY_NAME, "The class key."))
+    rollout: Rollout | None = field(
+        default=None, metadata=wire(ROLLOUT, "Its way to the fleet in stages; to all at once by default.")
+    )
 
     @classmethod
     def parse(cls, body: bytes) -> RotateRequest:
@@ -207,7 +212,10 @@ class WrapRequest:
         metadata=wire(values.WRAP_ALGORITHM, "How to wrap; by default the first of the policy's rule."),
     )
     key_version: int | None = field(
-        default=None, metadata=wire(values.VERSION, "The version asked for; by default the newest.")
+        default=None,
+        metadata=wire(
+            values.VERSION, "The version asked for; by default the newest one that is there for all."
+        ),
     )
 
     @classmethod

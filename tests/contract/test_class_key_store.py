@@ -18,12 +18,14 @@ from functions.class_keys import ClassKeys
 from shared.errors import Conflict, KeyUnavailable, NotFound, VerificationError
 from shared.keys.envelope import parse_envelope
 from shared.keys.store import VersionState
+from shared.rollout import WHOLE, Rollout
 from shared.types import KeyName
 
 AES256 = "aes-gcm-256"
-ACTIVE, REVOKED, DISABLED, EXPIRED, NOT_YET_VALID = (
+ACTIVE, REVOKED, ABORTED, DISABLED, EXPIRED, NOT_YET_VALID = (
     VersionState.ACTIVE,
     VersionState.REVOKED,
+    VersionState.ABORTED,
     VersionState.DISABLED,
     VersionState.EXPIRED,
     VersionState.NOT_YET_VALID,
@@ -222,6 +224,97 @@ def test_a_deleted_key_is_gone_keeps_its_name_and_comes_back_as_it_was(store, na
     assert store.read(name, 2) == "two"
 
 
+STAGED = Rollout(stages=(100, WHOLE), pause_on_errors=200)
+
+
+def staged(store, name):
+    """Make a class key whose version 2 is on its way to the fleet."""
+    store.create(name, "one", algorithm=AES256)
+    store.add_version(name, "two", version=2, algorithm=AES256, expires_at=moment(days=1), rollout=STAGED)
+
+
+def test_a_staged_version_is_there_for_whom_it_reaches_and_current_for_nobody(store, name):
+    staged(store, name)
+    state = store.state(name)
+    assert (state.latest, state.current, state.staged.version) == (2, 1, 2)
+    assert versions(state) == {1: ACTIVE, 2: ACTIVE}
+    assert [each.rollout for each in state.versions] == [None, STAGED]
+    assert store.states()[name] == state
+    assert store.read(name, 2) == "two"
+
+
+def test_a_rollout_goes_through_its_stages_and_changes_nothing_else(store, name):
+    staged(store, name)
+    before = store.state(name)
+    store.set_rollout(name, STAGED.advanced(), version=2, expected=STAGED)
+    after = store.state(name)
+    assert after.staged.rollout == STAGED.advanced()
+    assert (after.floor, after.current, after.versions[0]) == (1, 1, before.versions[0])
+    assert after.versions[1].expires_at == before.versions[1].expires_at
+    assert store.read(name, 2) == "two"
+    store.set_rollout(name, STAGED.finished(), version=2, expected=STAGED.advanced())
+    state = store.state(name)
+    assert (state.current, state.staged, state.unfinished) == (2, None, None)
+    store.add_version(name, "three", version=3, algorithm=AES256)
+    assert store.state(name).current == 3
+
+
+def test_a_rollout_that_is_somewhere_else_is_not_moved(store, name):
+    staged(store, name)
+    store.set_rollout(name, STAGED.advanced(), version=2, expected=STAGED)
+    for version, expected in ((2, STAGED), (1, STAGED)):
+        with pytest.raises(Conflict) as caught:
+            store.set_rollout(name, STAGED.aborted(), version=version, expected=expected)
+        assert caught.value.code == "rollout_changed"
+    assert store.state(name).staged.rollout == STAGED.advanced()
+
+
+def test_an_aborted_version_is_never_read_again_and_the_next_one_follows_it(store, name):
+    staged(store, name)
+    store.set_rollout(name, STAGED.aborted(), version=2, expected=STAGED)
+    state = store.state(name)
+    assert (versions(state), state.current, state.staged) == ({1: ACTIVE, 2: ABORTED}, 1, None)
+    with pytest.raises(KeyUnavailable) as caught:
+        store.read(name, 2)
+    assert caught.value.code == "key_aborted"
+    store.add_version(name, "three", version=3, algorithm=AES256)
+    assert (store.state(name).latest, store.state(name).current) == (3, 3)
+    store.raise_floor(name, 3)
+    assert versions(store.state(name)) == {1: REVOKED, 2: REVOKED, 3: ACTIVE}
+
+
+def test_a_rollout_outlives_new_envelopes_revocations_deletion_and_recovery(store, name):
+    staged(store, name)
+    store.set_rollout(name, STAGED.advanced(), version=2, expected=STAGED)
+    before = store.state(name)
+    store.replace_envelope(name, "two again", version=2)
+    assert store.state(name) == before
+    store.raise_floor(name, 2)
+    assert store.state(name).staged.rollout == STAGED.advanced()
+    store.delete(name)
+    store.recover(name)
+    assert store.state(name).staged.rollout == STAGED.advanced()
+    store.raise_floor(name, 3)
+    state = store.state(name)
+    assert (state.current, state.staged, state.unfinished) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda store, name: store.set_rollout(name, STAGED.advanced(), version=1, expected=STAGED),
+        lambda store, name: (
+            store.create(name, "one", algorithm=AES256),
+            store.set_rollout(name, STAGED.advanced(), version=2, expected=STAGED),
+        ),
+    ],
+)
+def test_a_version_that_is_not_there_has_no_rollout(store, name, operation):
+    with pytest.raises(NotFound) as caught:
+        operation(store, name)
+    assert caught.value.code == "key_not_found"
+
+
 def test_the_kek_unwraps_what_was_encrypted_for_it(kek):
     current = kek.current()
     oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
@@ -396,6 +489,61 @@ class TestVaultAlone:
         vault.replace_envelope(name, "one again", version=1)
         assert vault.state(name) == before
         assert before.versions[0].expires_at == bounds["expires_on"]
+
+    def test_a_staged_version_is_never_there_without_its_rollout(self, client, vault, name):
+        staged(vault, name)
+        versions_of_secret = list(client.list_properties_of_secret_versions(secret_name(name)))
+        assert {
+            each.tags.get("cpk-rollout") for each in versions_of_secret if each.tags["cpk-version"] == "2"
+        } == {"staged:0:100,10000:200:10000"}
+
+    def test_of_two_who_move_a_rollout_at_once_at_most_one_does(self, vault, name):
+        staged(vault, name)
+
+        def move(rollout):
+            try:
+                vault.set_rollout(name, rollout, version=2, expected=STAGED)
+            except Conflict as error:
+                return error.code
+            return "moved"
+
+        moves = [STAGED.advanced(), STAGED.advanced(), STAGED.aborted(), STAGED.finished()]
+        with ThreadPoolExecutor(4) as pool:
+            outcomes = list(pool.map(move, moves))
+        assert set(outcomes) <= {"moved", "rollout_changed"}
+        assert outcomes.count("moved") <= 1
+        found = vault.state(name).versions[1].rollout
+        assert found == (moves[outcomes.index("moved")] if "moved" in outcomes else STAGED)
+
+    def test_a_revocation_and_a_move_of_the_rollout_never_undo_each_other(self, vault, name):
+        staged(vault, name)
+        with ThreadPoolExecutor(2) as pool:
+            revoked = pool.submit(vault.raise_floor, name, 3)
+            moved = pool.submit(vault.set_rollout, name, STAGED.advanced(), version=2, expected=STAGED)
+            revoked.result(), moved.result()
+        assert versions(vault.state(name)) == {1: REVOKED, 2: REVOKED}
+        assert vault.state(name).versions[1].rollout == STAGED.advanced()
+
+    def test_a_disabled_version_is_given_to_nobody_and_can_only_be_aborted(self, client, vault, name):
+        staged(vault, name)
+        newest = client.get_secret(secret_name(name)).properties.version
+        client.update_secret_properties(secret_name(name), newest, enabled=False)
+        state = vault.state(name)
+        assert (state.current, state.staged, state.unfinished.version) == (1, None, 2)
+        with pytest.raises(KeyUnavailable) as caught:
+            vault.set_rollout(name, STAGED.advanced(), version=2, expected=STAGED)
+        assert caught.value.code == "key_disabled"
+        vault.set_rollout(name, STAGED.aborted(), version=2, expected=STAGED)
+        assert versions(vault.state(name)) == {1: ACTIVE, 2: ABORTED}
+
+    def test_a_rollout_that_cannot_be_read_reaches_nobody(self, client, vault, name):
+        staged(vault, name)
+        newest = client.get_secret(secret_name(name)).properties
+        client.update_secret_properties(
+            secret_name(name), newest.version, tags={**newest.tags, "cpk-rollout": "staged:everybody"}
+        )
+        state = vault.state(name)
+        assert (state.latest, state.current, state.staged) == (1, 1, None)
 
     def test_revocations_of_two_versions_at_once_never_undo_each_other(self, vault, name):
         vault.create(name, "one", algorithm=AES256)

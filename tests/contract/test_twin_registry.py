@@ -11,7 +11,7 @@ from simulators.registry import MemoryRegistry
 from functions.adapters.iot_hub import HubTwinRegistry
 from shared.errors import Conflict, FormatError, NotFound
 from shared.twin.settled import row_of
-from shared.types import DeviceId
+from shared.types import DeviceId, KeyName
 
 KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 OUTCOME = {"confidential_packages": {"state": "released", "at": "2030-01-01T00:00:00Z"}}
@@ -273,3 +273,65 @@ def test_several_threads_may_use_it(registry, device):
     for thread in threads:
         thread.join(30)
     assert found == ["enabled"] * 4
+
+
+# ── holders ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def holders(registry, name, **filters):
+    """Return every holder by its id, page by page."""
+    found, token = {}, None
+    while True:
+        page = registry.holders(name, token=token, size=2, **filters)
+        assert len(page.rows) <= 2
+        found |= {row.device_id: row for row in page.rows}
+        token = page.next_token
+        if token is None:
+            return found
+
+
+def status(name, **report):
+    return {"confidential_package_status": {"v": 2, "keys": {name: report}}}
+
+
+def give(registry, device_id, name, *, staged=None):
+    tag = {"state": "released"} | ({} if staged is None else {"rollout": {name: staged}})
+    patch = {
+        "tags": {"confidential_packages": tag},
+        "properties": {"desired": {"confidential_package_keys": {name: "AAAA"}}},
+    }
+    registry.patch(device_id, patch, etag=registry.read(device_id).etag)
+
+
+def test_whoever_reports_a_class_key_or_was_given_it_holds_it(hub, registry, device):
+    # Names that are a word of the query language, or hold what it takes for a sign, are names like any other.
+    name = KeyName(f"in-2_{secrets.token_hex(4)}")
+    for suffix in ("a", "b", "c/agent", "d"):
+        if "/" in suffix:
+            hub.enrol(f"{device}-{suffix.partition('/')[0]}")
+        hub.enrol(f"{device}-{suffix}")
+    reports, given, module, other = (DeviceId(f"{device}-{suffix}") for suffix in ("a", "b", "c/agent", "d"))
+    hub.report(reports, status(name, ver=1, state="error", error="unwrap_failed"))
+    give(registry, given, name)
+    give(registry, module, name, staged=2)
+    give(registry, other, KeyName(f"{name}-other"), staged=2)
+
+    found = holders(registry, name)
+
+    assert set(found) == {reports, given, module}
+    assert found[reports].report == {"ver": 1, "state": "error", "error": "unwrap_failed"}
+    assert (found[reports].given_at, found[reports].staged, found[reports].outcome) == (None, None, None)
+    assert (found[given].report, found[given].staged, found[given].outcome) == (None, None, "released")
+    assert isinstance(found[given].given_at, str)
+    assert (found[module].staged, isinstance(found[module].given_at, str)) == (2, True)
+    assert set(holders(registry, name, version=1)) == {reports}
+    assert set(holders(registry, name, version=2)) == {module}
+    assert set(holders(registry, name, state="error")) == {reports}
+    assert set(holders(registry, name, version=1, state="installed")) == set()
+    assert holders(registry, KeyName(f"{name}-none")) == {}
+
+
+def test_what_no_page_told_and_what_is_no_word_is_refused(registry):
+    for wrong in ({"token": "nobody's"}, {"token": None, "state": "x' OR 'x' = 'x"}):
+        with pytest.raises(FormatError):
+            registry.holders(KeyName("app"), size=10, **wrong)

@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import os
-import pty
 import shutil
 import signal
 import subprocess
@@ -17,6 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from simulators.edb_process import EDB, clean_environment, edb, on_terminal
 from simulators.fleet import NOW, Authority, Device, policy_document
 from simulators.key_service_api import FUNCTION_KEY, KeyServiceApi, Refused, device
 from simulators.vault_process import Identity, IdentityEndpoint
@@ -24,45 +23,7 @@ from simulators.vault_process import Identity, IdentityEndpoint
 from shared.certificates import load_certificates
 from shared.twin.documents import CERTIFICATES
 
-EDB = Path(sys.executable).with_name("edb")
 AT = f"{NOW:%Y-%m-%dT%H:%M:%SZ}"
-
-
-def clean_environment(**more):
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("EDB_", "XDG_"))}
-    return inherited | {"XDG_CONFIG_HOME": "/nonexistent"} | more
-
-
-def edb(*arguments, env=None, stdin=None, seconds=120):
-    return subprocess.run(
-        [EDB, *map(str, arguments)],
-        capture_output=True,
-        check=False,
-        text=True,
-        input=stdin,
-        env=clean_environment(**(env or {})),
-        timeout=seconds,
-    )
-
-
-def on_terminal(*arguments, env=None, answer=None):
-    """Run it on a terminal, and return its status and what it wrote."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execve(EDB, [str(EDB), *map(str, arguments)], clean_environment(TERM="xterm", **(env or {})))
-    if answer is not None:
-        os.write(terminal, answer.encode())
-    written = b""
-    while True:
-        try:
-            piece = os.read(terminal, 4096)
-        except OSError:  # its end is closed
-            break
-        if not piece:
-            break
-        written += piece
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), written.decode()
 
 
 # ── against the simulated API ─────────────────────────────────────────────────────────────────────────────

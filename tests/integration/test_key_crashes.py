@@ -33,6 +33,8 @@ from functions.class_keys import ClassKeys
 from local_cloud.vault_keys import KEK_NAME
 from shared.errors import Conflict, EdbError, NotFound
 from shared.keys.envelope import parse_envelope, seal_envelope
+from shared.keys.store import VersionState
+from shared.rollout import WHOLE, Rollout
 from shared.types import KeyName, Secret
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from shared.keys.envelope import Kek
 
 IMPORTED = bytes(range(32))
+STAGES = Rollout(stages=(100, 1000, WHOLE))
 GIVE_WAY = -1.0
 """Seconds after which a dead writer has given way, for the process that comes a minute later."""
 
@@ -149,6 +152,16 @@ def _revoked(world, name):
     world.process().keys.revoke(name, 2)
 
 
+def _staged(world, name):
+    keys = world.process().keys
+    keys.provision(name, bits=256)
+    keys.rotate(name, rollout=STAGES)
+
+
+def _move(process, name, move):
+    return process.keys.move_rollout(name, version=2, stage=0, move=move)
+
+
 def _deleted(world, name):
     _revoked(world, name)
     world.process().keys.delete(name)
@@ -200,6 +213,36 @@ OPERATIONS = {
         may_report=frozenset({"version_exists"}),
         changes=2,
     ),
+    "rotate in stages": Operation(
+        prepare=_two_versions_one_revoked,
+        act=lambda _, process, name: process.keys.rotate(name, rollout=STAGES),
+        is_done=lambda _, process, name: (
+            process.store.state(name).current == 2
+            and process.store.state(name).staged.rollout == STAGES
+            and _opens(process, name, 3)
+        ),
+        may_report=frozenset({"version_exists", "rollout_unfinished"}),
+        changes=2,
+    ),
+    "advance": Operation(
+        prepare=_staged,
+        act=lambda _, process, name: _move(process, name, Rollout.advanced),
+        is_done=lambda _, process, name: (
+            process.store.state(name).staged.rollout == STAGES.advanced() and _opens(process, name, 2)
+        ),
+        may_report=frozenset({"rollout_changed"}),
+        changes=2,
+    ),
+    "abort": Operation(
+        prepare=_staged,
+        act=lambda _, process, name: _move(process, name, Rollout.aborted),
+        is_done=lambda _, process, name: (
+            process.store.state(name).versions[1].state is VersionState.ABORTED
+            and process.store.state(name).current == 1
+        ),
+        may_report=frozenset({"rollout_changed"}),
+        changes=2,
+    ),
     "revoke": Operation(
         prepare=_two_versions,
         act=lambda _, process, name: process.keys.revoke(name, 1),
@@ -228,10 +271,11 @@ OPERATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What a new process sees of a class key: its floor, and each version in clear."""
+    """What a new process sees of a class key: its floor, each version in clear, and what was aborted."""
 
     floor: int
     keys: dict[int, bytes]
+    aborted: frozenset[int]
 
     @classmethod
     def of(cls, world: World, name: KeyName) -> Snapshot | None:
@@ -241,11 +285,16 @@ class Snapshot:
         except NotFound:
             return None
         assert process.store.states()[name] == state
-        keys = {each.version: process.keys.open(name, each.version).reveal() for each in state.versions}
-        return cls(floor=state.floor, keys=keys)
+        aborted = {each.version for each in state.versions if each.state is VersionState.ABORTED}
+        readable = [each.version for each in state.versions if each.version not in aborted]
+        keys = {version: process.keys.open(name, version).reveal() for version in readable}
+        return cls(floor=state.floor, keys=keys, aborted=frozenset(aborted))
 
     def is_kept_by(self, later: Snapshot) -> bool:
-        return later.floor >= self.floor and self.keys.items() <= later.keys.items()
+        kept = {version: key for version, key in self.keys.items() if version not in later.aborted}
+        return (
+            later.floor >= self.floor and self.aborted <= later.aborted and kept.items() <= later.keys.items()
+        )
 
 
 def attempt(world, operation, process, name):
@@ -268,7 +317,7 @@ def check_kept(world, what, name, before):
 
 def crash_at(world, what, call, *, answered):
     """Kill an operation at one call and let others finish; say whether it lived long enough to be killed."""
-    operation, name = OPERATIONS[what], KeyName(f"{what}-{secrets.token_hex(6)}")
+    operation, name = OPERATIONS[what], KeyName(f"{what.replace(' ', '-')}-{secrets.token_hex(6)}")
     operation.prepare(world, name)
     before = Snapshot.of(world, name)
     fate = Fate(at=call, answered=answered)

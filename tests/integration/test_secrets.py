@@ -202,6 +202,10 @@ def drive(app: App, *, imports: bool = True) -> set[int]:
     app.request("ProvisionKey", b"\xff")
     app.request("RotateKey", name)
     app.request("RotateKey", {"key_name": "nobody"})
+    staged = {"key_name": "made_here", "rollout": {"stages": [100, 10_000]}}
+    app.request("RotateKey", staged)
+    app.request("ChangeRollout", {"key_name": "made_here", "version": 2, "stage": 0, "action": "abort"})
+    app.request("ChangeRollout", {"key_name": "made_here", "version": 2, "stage": 0, "action": "advance"})
     app.request("RevokeKey", {"key_name": "named_here", "version": 1})
     app.request("RevokeKey", {**name, "version": 9})
     app.request("RewrapEnvelopes", {})
@@ -211,6 +215,7 @@ def drive(app: App, *, imports: bool = True) -> set[int]:
     app.request("Keys", method="GET")
     app.request("Keys", method="GET", params={"token": "-"})
     app.request("Key", method="GET", route=name)
+    app.request("Holders", method="GET", route=name)
     app.request("Devices", method="GET")
     app.request("Devices", method="GET", params={"token": "devices:nobody"})
     app.request("Device", method="GET", route={"device_id": "edge-01"})

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 
 from local_cloud.certificates import create_authority, issue_server
 from shared.audit.chain import START, link
+from shared.rollout import Rollout, bucket
+from shared.wire.objects import encode
+from shared.wire.rollout import RolloutDescription
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +46,8 @@ class KeyServiceApi:
         refusals: What the next requests are refused with.
         portions: What RewrapEnvelopes answers, one after the other.
         on_devices: Called before the devices are answered, as time goes by.
+        holders: Who holds any class key, as the test says.
+        on_holders: Called before the first page of holders is answered, as time goes by.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,6 +62,8 @@ class KeyServiceApi:
         self.refusals: deque[Refused] = deque()
         self.portions: deque[dict[str, object]] = deque()
         self.on_devices = lambda: None
+        self.holders: list[dict[str, object]] = []
+        self.on_holders = lambda: None
         self._done: dict[str, tuple[int, dict[str, object]]] = {}
         root = create_authority("Test Root", days=2)
         chain, key = issue_server(root, ["127.0.0.1"])
@@ -93,6 +100,13 @@ class KeyServiceApi:
             "strength": "256",
             "versions": versions,
         }
+
+    def stage(self, name: str, rollout: Rollout) -> None:
+        """Say how far the newest version of a class key is on its way."""
+        key = self.keys[name]
+        description = RolloutDescription.of(key["version"], rollout)
+        key["rollout"] = encode(description)
+        key["versions"][-1]["state"] = "aborted" if rollout.is_aborted else "active"
 
     def record(self, **record: object) -> None:
         head = START
@@ -159,13 +173,18 @@ class KeyServiceApi:
             self._done[once] = answer
         return (*answer, {})
 
-    def _read(self, steps, query):  # noqa: PLR0911 - one line a contract
+    def _read(self, steps, query):  # noqa: C901, PLR0911 - one line a contract
         match steps:
             case ["keys"]:
                 names = [name for name in sorted(self.keys) if name.startswith(query.get("prefix", ""))]
                 return _page([self.keys[name] for name in names], query, "keys")
             case ["keys", name]:
                 return self._key(name)
+            case ["keys", name, "holders"]:
+                self._key(name)
+                if "token" not in query:
+                    self.on_holders()
+                return _page([each for each in self.holders if _is_held(each, query)], query, "holders")
             case ["devices"]:
                 self.on_devices()
                 return _page([each for each in self.devices if _fits(each, query)], query, "devices")
@@ -195,7 +214,7 @@ class KeyServiceApi:
             raise Refused(404, "key_not_found", f"no class key {name}")
         return self.keys[name]
 
-    def _change(self, call, asked):
+    def _change(self, call, asked):  # noqa: C901, PLR0911 - one line a contract
         name = asked.get("key_name")
         match call:
             case "ProvisionKey" | "ImportKey":
@@ -205,8 +224,16 @@ class KeyServiceApi:
                 return 201, {"key_name": name, "version": 1, "algorithm": "aes-gcm", "strength": "256"}
             case "RotateKey":
                 key = self._key(name)
+                if key.get("rollout", {}).get("state") == "staged":
+                    raise Refused(409, "rollout_unfinished", "it is not there for all yet")
                 self.add_key(name, version=key["version"] + 1, floor=key["floor"])
+                if "rollout" in asked:
+                    self.stage(
+                        name, Rollout(**asked["rollout"] | {"stages": tuple(asked["rollout"]["stages"])})
+                    )
                 return 200, {"key_name": name, "version": self.keys[name]["version"]}
+            case "ChangeRollout":
+                return 200, {"key_name": name, "rollout": self._move(name, asked)}
             case "RevokeKey":
                 key = self._key(name)
                 self.add_key(name, version=key["version"], floor=asked["version"] + 1)
@@ -223,6 +250,20 @@ class KeyServiceApi:
             case "RewrapEnvelopes":
                 return 200, self.portions.popleft()
         raise Refused(404, "not_found")
+
+    def _move(self, name, asked):
+        told = self._key(name).get("rollout", {})
+        if (told.get("state"), told.get("stage")) != ("staged", asked["stage"]):
+            raise Refused(409, "rollout_changed", "it is somewhere else")
+        rollout = Rollout(
+            stages=tuple(told["stages"]),
+            stage=told["stage"],
+            pause_on_errors=told["pause_on_errors"],
+            acknowledged=told["acknowledged"],
+        )
+        moves = {"advance": rollout.advanced, "finish": rollout.finished, "abort": rollout.aborted}
+        self.stage(name, moves[asked["action"]]())
+        return self.keys[name]["rollout"]
 
     def _policy(self, method, headers, body):
         etag = None if self.policy is None else f'"{hashlib.sha256(self.policy).hexdigest()[:8]}"'
@@ -251,6 +292,35 @@ def _fits(device, query):
     if "key" in query and query["key"] not in (device["released"] or {}).get("keys", {}):
         return False
     return all(query.get(name) in (None, device.get(name)) for name in ("state", "reason"))
+
+
+def _is_held(holder, query):
+    version = int(query["version"]) if "version" in query else None
+    if version is not None and version not in (holder["version"], holder["staged"]):
+        return False
+    return query.get("state") in (None, holder["state"])
+
+
+def holder(device_id, version=1, *, staged=None, error=None, given=True):
+    """Return a device as ``GET /api/keys/{name}/holders`` tells it.
+
+    Args:
+        device_id: Its id.
+        version: The one that it reports.
+        staged: The one that a rollout gave it.
+        error: Why it cannot use it.
+        given: Whether the class key stands in its twin.
+    """
+    return {
+        "device_id": device_id,
+        "bucket": bucket(device_id),
+        "given_at": "2030-01-01T00:00:00Z" if given else None,
+        "staged": staged,
+        "version": version,
+        "state": "installed" if error is None else "error",
+        "error": error,
+        "outcome": "released",
+    }
 
 
 def device(device_id, *, state="released", reason=None, released=None, reported=None, stale=False):

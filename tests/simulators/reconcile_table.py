@@ -14,6 +14,7 @@ from simulators.cloud import APP, Cloud
 from simulators.fleet import DAY, Authority, Device, failed, policy_document
 
 from shared.policy.document import load_policy
+from shared.rollout import WHOLE, Rollout
 from shared.twin.reconcile import Decision, Deny, OverBudget, Tell, Unchanged, Write, reconcile
 from shared.types import DeviceId
 
@@ -96,10 +97,27 @@ def _version_1(situation: Situation) -> None:
     situation.report({"confidential_package_status": None})
 
 
+def _stage(situation: Situation, share: int) -> None:
+    """Let the device hold version 1 when version 2 goes to a share of the fleet."""
+    situation.run()
+    situation.acknowledge()
+    situation.cloud.class_keys.rotate(APP, rollout=Rollout(stages=(share, WHOLE)))
+
+
+def _abort(situation: Situation) -> None:
+    """Give the staged version up once the device holds it."""
+    situation.run()
+    situation.acknowledge()
+    situation.cloud.class_keys.move_rollout(APP, version=2, stage=0, move=Rollout.aborted)
+
+
 HELD: dict[str, Callable[[Situation], None]] = {
     "nothing": lambda _: None,
     "what it should, acknowledged": lambda s: (s.run(), s.acknowledge()),
     "an older key version": lambda s: (s.run(), s.acknowledge(), s.cloud.class_keys.rotate(APP)),
+    "an older key version, reached by a staged one": lambda s: _stage(s, 1500),
+    "an older key version, not reached by a staged one": lambda s: _stage(s, 100),
+    "a key version that was aborted": lambda s: (_stage(s, 1500), _abort(s)),
     "a revoked key version": lambda s: (s.run(), s.acknowledge(), s.cloud.class_keys.revoke(APP, 1)),
     "something planted": lambda s: (
         s.run(),

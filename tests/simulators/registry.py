@@ -8,9 +8,9 @@ import re
 from collections.abc import Mapping
 
 from shared.errors import Conflict, FormatError, NotFound
-from shared.twin.ports import RowPage, Twin, TwinPage
+from shared.twin.ports import HolderPage, HolderRow, RowPage, Twin, TwinPage
 from shared.twin.settled import row_of
-from shared.types import DeviceId
+from shared.types import DeviceId, KeyName
 
 DESIRED_LIMIT = 32 * 1024
 
@@ -25,7 +25,8 @@ class MemoryRegistry:
 
     def __init__(self, *, page_size: int = 1000) -> None:
         self.writes: list[tuple[DeviceId, Mapping[str, object]]] = []
-        self.faults: dict[str, list[Exception]] = {"read": [], "patch": [], "rows": [], "page": []}
+        operations = ("read", "patch", "rows", "page", "holders")
+        self.faults: dict[str, list[Exception]] = {operation: [] for operation in operations}
         self._page_size = page_size
         self._documents: dict[DeviceId, dict] = {}
         self._etags = itertools.count(1)
@@ -135,6 +136,26 @@ class MemoryRegistry:
         twins = [self.read(name) for name in tagged[start:end]]
         return TwinPage(twins=twins, next_token=str(end) if end < len(tagged) else None)
 
+    def holders(
+        self,
+        name: KeyName,
+        *,
+        token: str | None,
+        size: int,
+        version: int | None = None,
+        state: str | None = None,
+    ) -> HolderPage:
+        self._fail("holders")
+        if token is not None and not token.isdecimal():
+            raise FormatError("token: not one of this registry's")
+        if state is not None and not re.fullmatch("[a-z]+", state):
+            raise FormatError("state: expected a word")
+        rows = [_holder(device_id, twin, name) for device_id, twin in self._documents.items()]
+        found = [row for row in rows if row is not None and _is_wanted(row, version, state)]
+        start = int(token or 0)
+        end = start + size
+        return HolderPage(rows=found[start:end], next_token=str(end) if end < len(found) else None)
+
     def _fail(self, operation: str) -> None:
         if self.faults[operation]:
             raise self.faults[operation].pop(0)
@@ -146,6 +167,33 @@ class MemoryRegistry:
 def _takes_part(document: dict) -> bool:
     ours = ("confidential_package_keys", "confidential_package_release")
     return "device_public_key" in document["reported"] or any(name in document["desired"] for name in ours)
+
+
+def _below(value: object, *names: str) -> object:
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _holder(device_id: DeviceId, document: dict, name: KeyName) -> HolderRow | None:
+    report = _below(document, "reported", "confidential_package_status", "keys", name)
+    given = _below(document, "desired", "confidential_package_keys", name)
+    if report is None and given is None:
+        return None
+    outcome = _below(document, "tags", "confidential_packages")
+    return HolderRow(
+        device_id=device_id,
+        given_at=None if given is None else "2030-01-01T00:00:00Z",
+        staged=_below(outcome, "rollout", name),
+        report=report,
+        outcome=_below(outcome, "state"),
+    )
+
+
+def _is_wanted(row: HolderRow, version: int | None, state: str | None) -> bool:
+    if version is not None and version not in (_below(row.report, "ver"), row.staged):
+        return False
+    return state is None or _below(row.report, "state") == state
 
 
 def _merge(current: Mapping[str, object], patch: Mapping[str, object]) -> dict[str, object]:

@@ -17,6 +17,7 @@ from shared.types import KeyName, Secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from shared.rollout import Rollout
 
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 
@@ -49,6 +50,7 @@ class MemoryClassKeyStore:
         self._created: dict[tuple[KeyName, int], datetime] = {}
         self._expiry: dict[tuple[KeyName, int], datetime | None] = {}
         self._requests: dict[KeyName, dict[int, str]] = {}
+        self._rollouts: dict[tuple[KeyName, int], Rollout] = {}
 
     def states(self) -> Mapping[KeyName, ClassKeyState]:
         self.listings += 1
@@ -65,8 +67,11 @@ class MemoryClassKeyStore:
     def _version(self, name: KeyName, number: int) -> ClassKeyVersion:
         key = (name, number)
         now, expires_at, begins = self._now(), self._expiry[key], self.not_before.get(key)
+        rollout = self._rollouts.get(key)
         if number < self._floors[name]:
             state = VersionState.REVOKED
+        elif rollout is not None and rollout.is_aborted:
+            state = VersionState.ABORTED
         elif key in self.disabled:
             state = VersionState.DISABLED
         elif expires_at is not None and now >= expires_at:
@@ -75,8 +80,13 @@ class MemoryClassKeyStore:
             state = VersionState.NOT_YET_VALID
         else:
             state = VersionState.ACTIVE
-        created = self._created[key]
-        return ClassKeyVersion(version=number, state=state, created_at=created, expires_at=expires_at)
+        return ClassKeyVersion(
+            version=number,
+            state=state,
+            created_at=self._created[key],
+            expires_at=expires_at,
+            rollout=rollout,
+        )
 
     def create(
         self,
@@ -105,11 +115,22 @@ class MemoryClassKeyStore:
         algorithm: str,
         expires_at: datetime | None = None,
         request: str | None = None,
+        rollout: Rollout | None = None,
     ) -> None:
         if version != self.state(name).latest + 1:
             raise Conflict(f"{name}: version {version} does not follow", code="version_exists")
         self._add(name, version, envelope, algorithm, expires_at)
         self._note(name, version, request)
+        if rollout is not None:
+            self._rollouts[name, version] = rollout
+
+    def set_rollout(self, name: KeyName, rollout: Rollout, *, version: int, expected: Rollout) -> None:
+        self._known(name, version)
+        if self._rollouts.get((name, version)) != expected:
+            raise Conflict(f"{name}: the rollout of version {version} has moved", code="rollout_changed")
+        if not rollout.is_aborted:
+            self.read(name, version)
+        self._rollouts[name, version] = rollout
 
     def requests(self, name: KeyName) -> Mapping[int, str]:
         return dict(self._requests.get(name, {})) if name in self.envelopes else {}
@@ -138,6 +159,9 @@ class MemoryClassKeyStore:
     def read(self, name: KeyName, version: int) -> str:
         self.reads += 1
         self._known(name, version)
+        rollout = self._rollouts.get((name, version))
+        if rollout is not None and rollout.is_aborted:
+            raise KeyUnavailable(f"{name}: version {version} was aborted", code="key_aborted")
         if (name, version) in self.disabled:
             raise KeyUnavailable(f"{name}: version {version} is disabled", code="key_disabled")
         return self.envelopes[name][version]

@@ -72,6 +72,9 @@ class TestKeys:
         cloud.wait(days=1)
         app.request("RotateKey", {"key_name": APP})
         app.request("RotateKey", {"key_name": APP})
+        app.request("RotateKey", {"key_name": APP, "rollout": {"stages": [100, 10_000]}})
+        aborted = {"key_name": APP, "version": 8, "stage": 0, "action": "abort"}
+        app.request("ChangeRollout", aborted)
         cloud.store.disabled |= {(APP, 3), (APP, 1)}
         cloud.store.not_before[APP, 7] = cloud.at + dt.timedelta(hours=1)
         app.request("RevokeKey", {"key_name": APP, "version": 2})
@@ -85,6 +88,7 @@ class TestKeys:
             5: "expired",
             6: "active",
             7: "not_yet_valid",
+            8: "aborted",
         }
         assert set(states.values()) == set(VERSION_STATES) == {state.value for state in VersionState}
         assert versions[0]["expires_at"] == "2030-05-18T12:00:00Z"

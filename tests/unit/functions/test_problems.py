@@ -16,6 +16,7 @@ from simulators.fleet import DAY, spki_of
 
 from functions.problems import FIELD_FAULTS, PROBLEMS
 from shared.errors import Conflict, EdbError, FormatError, KeyUnavailable, NotFound, TransportError
+from shared.rollout import WHOLE, Rollout
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "guides" / "http-api.md").read_text()
 ELLIPTIC = base64.b64encode(spki_of(ec.generate_private_key(ec.SECP256R1()))).decode()
@@ -58,6 +59,20 @@ def denied_by(change):
         return app.request("WrapKey", {**NAMED, "client_public_key": ELLIPTIC, "key_version": 1})
 
     return provoke
+
+
+def aborted(store, _):
+    """Let version 1 be what no operator can make of it: one that was on its way and was given up."""
+    store._rollouts[APP, 1] = Rollout(stages=(WHOLE,)).aborted()
+
+
+def staged(provoke):
+    """Return what provokes a problem of a class key whose version 2 is on its way."""
+    on_its_way = after("RotateKey", {**NAMED, "rollout": {"stages": [100, WHOLE]}}, provoke)
+    return after("ProvisionKey", NAMED, on_its_way)
+
+
+ELSEWHERE = {"version": 2, "stage": 1, "action": "advance"}
 
 
 def reused(app, _):
@@ -128,11 +143,14 @@ PROVOKED = {
     "key_exists": after("ProvisionKey", NAMED, posted("ProvisionKey", NAMED)),
     "name_taken": failing(Conflict("the secret holds something else", code="name_taken")),
     "key_deleted": failing(Conflict("it can still be recovered", code="key_deleted")),
+    "key_aborted": denied_by(aborted),
     "key_disabled": denied_by(lambda store, _: store.disabled.add((APP, 1))),
     "key_expired": denied_by(lambda store, at: store._expiry.update({(APP, 1): at})),
     "key_not_yet_valid": denied_by(lambda store, at: store.not_before.update({(APP, 1): at + DAY})),
     "key_in_use": after("ProvisionKey", NAMED, posted("DeleteKey", NAMED)),
     "version_exists": failing(Conflict("somebody else was first", code="version_exists")),
+    "rollout_unfinished": staged(posted("RotateKey", NAMED)),
+    "rollout_changed": staged(posted("ChangeRollout", {**NAMED, **ELSEWHERE})),
     "conflict": failing(Conflict("too fast")),
     "body_too_large": posted("RotateKey", b" " * 65537),
     "policy_serial": published(lambda data: data),
@@ -146,7 +164,7 @@ PROVOKED = {
     "unavailable": failing(TransportError("10.0.0.7 refused", code="vault_unavailable")),
     "not_ready": not_ready,
 }
-OF_VERSIONS = {"key_revoked", "key_disabled", "key_expired", "key_not_yet_valid"}
+OF_VERSIONS = {"key_revoked", "key_aborted", "key_disabled", "key_expired", "key_not_yet_valid"}
 ANYBODY = {
     "id": "anybody",
     "keys": ["*"],

@@ -18,6 +18,7 @@ from shared.keys.wrapping import WRAP_LABEL, WrapContext
 from shared.policy.document import CLAIM_GROUPS, Operator, load_policy
 from shared.release.document import Release, ReleasedKey, assemble, encode_claims, to_be_signed
 from shared.release.verifying import Expectation, Verdict, verify_release
+from shared.rollout import bucket
 from shared.types import Audience, DeviceId, Fingerprint, KeyName, Secret, WrapAlgorithm
 
 SPEC = (Path(__file__).parents[3] / "docs" / "spec" / "key-sharing-protocol.md").read_text()
@@ -106,3 +107,9 @@ def test_the_tables_name_every_algorithm_operator_and_claim_group():
         assert f"`{group}.*`" in SPEC
     for bits in (*RSA_BITS, RSA_EXPONENT):
         assert str(bits) in SPEC
+
+
+def test_buckets_are_those_of_the_table():
+    lines = re.findall(r"^\| ((?:`edge[^`]*`(?:, )?)+) \| (\d+) \|$", SPEC, re.MULTILINE)
+    told = {name: int(number) for names, number in lines for name in re.findall(r"`([^`]+)`", names)}
+    assert told == {name: bucket(name) for name in ("edge-01", "edge-01/my-module", "edge-02")}
