@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from functions import deadline, telemetry
 from functions.token_bucket import TokenBucket
-from shared.twin.capacity import VAULT_LIMITS, HubTier, limits_of
+from shared.twin.capacity import SHARE_PERCENT, VAULT_LIMITS, HubTier, limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -27,9 +27,6 @@ MAX_PAUSE_SECONDS = 60.0
 
 UNTOLD_PAUSE_SECONDS = 1.0
 """How long a refusal that tells no time holds everybody back; who was refused backs off by itself."""
-
-SHARE_PERCENT = 80
-"""How much of a service's limits is for this app unless told: others use the hub, and bursts need room."""
 
 QUERYING_INSTANCES = 2
 """Instances that query at once: a pass is one message, and besides it the fleet is listed over HTTP."""

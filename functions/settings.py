@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from functions.call_rates import SHARE_PERCENT, Allowance
+from functions.call_rates import Allowance
 from functions.policy_source import MAX_AGE_SECONDS, REFRESH_SECONDS
 from shared.certificates import TrustStore
 from shared.errors import EdbError, SettingsError
 from shared.policy.document import load_policy
 from shared.revocation import MAX_CRL_BYTES, load_revocation_lists
-from shared.twin.capacity import HubTier
+from shared.twin.capacity import SHARE_PERCENT, HubTier
 from shared.types import Audience, parse_audience
 
 if TYPE_CHECKING:

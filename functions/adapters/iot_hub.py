@@ -1,9 +1,9 @@
 """IoT Hub's twins, through the service SDK.
 
-The SDK opens a new TLS connection for each call unless told to keep it, never retries a write, and retries a
-throttled read only if told how long to wait; this adapter keeps connections, one set for each thread, and
-retries all of them itself: what it writes is guarded by an ETag, so a repeated write does no harm. Each
-attempt waits for its turn within this instance's rate of such calls.
+The SDK opens a new TLS connection for each call unless told to keep it, never retries a write, and sleeps by
+itself where a read is refused; this adapter keeps connections, one set for each thread, and retries reads and
+writes alike: what it writes is guarded by an ETag, so a repeated write does no harm. Each attempt waits for
+its turn within this instance's rate of such calls.
 """
 
 from __future__ import annotations
@@ -82,6 +82,17 @@ _WORD = re.compile(r"[a-z0-9_]{1,64}")
 _Result = TypeVar("_Result")
 
 
+def configure(client: IoTHubRegistryManager) -> None:
+    """Let the SDK keep its connections, and leave to this adapter what to try again."""
+    client.protocol.config.keep_alive = True
+    client.protocol.config.connection.timeout = CALL_SECONDS
+    policy = client.protocol.config.retry_policy.policy
+    # A connection that broke is opened anew once. A refusal is an answer: the SDK would sleep for as long as
+    # it says while all other threads go on asking, and may sleep for longer than the function may take.
+    policy.total, policy.connect, policy.read = None, 1, 1
+    policy.status_forcelist, policy.respect_retry_after_header = (), False
+
+
 class HubTwinRegistry:
     """A :class:`shared.twin.ports.TwinRegistry` over a hub; may be used from several threads.
 
@@ -111,8 +122,7 @@ class HubTwinRegistry:
 
         def make() -> IoTHubRegistryManager:
             client = IoTHubRegistryManager.from_token_credential(host, credential)
-            client.protocol.config.keep_alive = True
-            client.protocol.config.connection.timeout = CALL_SECONDS
+            configure(client)
             return client
 
         return cls(make, rates=rates)

@@ -22,6 +22,10 @@ ROWS_PER_PAGE: Final = 1000
 METER_BYTES: Final = 4096
 """Bytes of a twin operation that count as one message in the paid tiers."""
 
+SHARE_PERCENT: Final = 50
+"""How much of the hub's limits the function app takes unless told. What devices do to their twins counts by
+the same limits: each release that is written is acknowledged, which is one write of the device's own."""
+
 REPORT_BYTES: Final = 2600
 """What a device reports besides its keys: a public key, a chain of three, its status."""
 

@@ -71,12 +71,12 @@ def test_rates_follow_tier_units_shares_instances_and_worker_processes(cloud, tm
         tmp_path,
         EDB_IOT_HUB_TIER="S3",
         EDB_IOT_HUB_UNITS="2",
-        EDB_KEY_VAULT_SHARE_PERCENT="50",
+        EDB_KEY_VAULT_SHARE_PERCENT="70",
         EDB_MAX_INSTANCES="8",
         FUNCTIONS_WORKER_PROCESS_COUNT="2",
     )
     assert Settings.from_environment(values).allowance == Allowance(
-        hub_tier=HubTier.S3, hub_units=2, hub_share_percent=80, vault_share_percent=50, instances=16
+        hub_tier=HubTier.S3, hub_units=2, hub_share_percent=50, vault_share_percent=70, instances=16
     )
 
 
