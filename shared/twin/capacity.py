@@ -64,13 +64,12 @@ class HubLimits:
     meter_bytes: int = METER_BYTES
 
     def share(self, percent: int) -> HubLimits:
-        """Return so much of them: other back ends use the hub, too."""
+        """Return so much of the rates: devices and other back ends use the hub, too. A day stays a day."""
         return replace(
             self,
             reads=self.reads * percent / 100,
             updates=self.updates * percent / 100,
             queries=self.queries * percent / 100,
-            messages=self.messages * percent // 100,
         )
 
 

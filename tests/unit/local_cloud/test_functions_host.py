@@ -181,6 +181,7 @@ def test_host_json_is_read_as_far_as_it_matters(tmp_path):
     path = tmp_path / "host.json"
     queues = {
         "batchSize": 4,
+        "newBatchThreshold": 1,
         "maxDequeueCount": 2,
         "visibilityTimeout": "00:01:30",
         "messageEncoding": "none",
@@ -190,6 +191,7 @@ def test_host_json_is_read_as_far_as_it_matters(tmp_path):
     assert load_host_settings(path) == HostSettings(
         route_prefix="v1",
         batch_size=4,
+        new_batch_threshold=1,
         max_dequeue_count=2,
         visibility_timeout=90,
         message_encoding=MessageEncoding.NONE,
@@ -197,6 +199,8 @@ def test_host_json_is_read_as_far_as_it_matters(tmp_path):
     )
     path.write_text('{"version": "2.0"}')
     assert load_host_settings(path) == HostSettings()
+    path.write_text('{"version": "2.0", "extensions": {"queues": {"batchSize": 6}}}')
+    assert load_host_settings(path).new_batch_threshold == 3
 
 
 @pytest.mark.parametrize(
