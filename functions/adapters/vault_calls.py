@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -72,7 +73,7 @@ class VaultRetryPolicy(RetryPolicy[HttpRequest, HttpResponse]):
             raise TransportError(
                 f"the vault is to be asked again in {seconds:.0f} s, which is too late",
                 code="vault_unavailable",
-                retry_after=seconds,
+                retry_after=math.ceil(seconds),
             )
         transport.sleep(seconds)
 

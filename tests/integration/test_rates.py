@@ -9,17 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import Twin
+from simulators.app import environment
 from simulators.cloud import APP, Cloud
 from simulators.fleet import NOW, Device
 from simulators.interposed_hub import InterposedHub
 from simulators.recorded_telemetry import RecordedTelemetry
-from simulators.vault_process import VaultProcess
+from simulators.vault_process import IdentityEndpoint, VaultProcess
 from simulators.virtual_time import VirtualTime
 
 from functions import telemetry
 from functions.adapters.iot_hub import ATTEMPTS, HubTwinRegistry, configure
 from functions.adapters.key_vault import VaultReleaseSigner, make_key_client
 from functions.call_rates import CallRates, hub_rates, vault_rates
+from functions.services import connect
+from functions.settings import Settings
+from functions.token_bucket import BusyError
 from local_cloud.twin_hub.identities import Authentication, AuthenticationKind, IdentityRequest
 from local_cloud.twin_hub.store import Store
 from local_cloud.vault_keys import RELEASE_KEY_NAME, ensure_vault_keys
@@ -263,3 +267,39 @@ def test_a_vault_that_throttles_all_the_same_is_waited_for_by_all_threads(tmp_pa
         assert recorded.count(telemetry.THROTTLED, peer="vault", call="sign") > 0
     finally:
         vault.process.close()
+
+
+def test_the_app_keeps_within_the_rates_of_its_settings(hub_process, tmp_path, monkeypatch):
+    vault = VaultProcess(tmp_path)
+    endpoint = IdentityEndpoint(vault.function_app)
+    try:
+        hub_process.kill()
+        hub_process.start("--identity-public-key", str(tmp_path / "identity.pem"))
+        trusted = tmp_path / "trusted.pem"
+        trusted.write_bytes(vault.ca_file.read_bytes() + hub_process.ca_file.read_bytes())
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(trusted))
+        for name, value in endpoint.environment.items():
+            monkeypatch.setenv(name, value)
+        settings = environment(
+            Cloud(),
+            tmp_path,
+            EDB_KEY_VAULT_URL=vault.url,
+            EDB_KEY_VAULT_VERIFY_CHALLENGE="false",
+            EDB_IOT_HUB_HOSTNAME=f"{hub_process.address}:{hub_process.https_port}",
+            EDB_IOT_HUB_TIER="S1",
+            EDB_IOT_HUB_SHARE_PERCENT="1",
+            EDB_KEY_VAULT_SHARE_PERCENT="1",
+            EDB_MAX_INSTANCES="2000",
+        )
+        services = connect(Settings.from_environment(settings))
+        with pytest.raises(NotFound):
+            services.registry.read(DeviceId("edge-000"))
+        with pytest.raises(BusyError, match="hub, twin_read"):
+            services.registry.read(DeviceId("edge-000"))
+        with pytest.raises(BusyError, match="vault, read"):  # the challenge took the one turn there is
+            services.signer.key_id()
+        with pytest.raises(BusyError, match="vault, read"):  # and it is the same one for secrets
+            services.class_keys.states()
+    finally:
+        endpoint.close()
+        vault.close()
