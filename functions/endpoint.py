@@ -39,7 +39,7 @@ _LOG = logging.getLogger(__name__)
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _RETRY_SECONDS = 5
-_WORK_SECONDS = 60.0  # the platform gives up on an answer after 230 seconds, and callers sooner
+_WORK_SECONDS = 50.0  # callers give up after a minute, as edb does
 # Errors of these branches are about the request; of all others nothing is told.
 _TOLD = (FormatError, PolicyDenied, KeyUnavailable, NotFound, Conflict)
 # What keeps the app from answering, and its operator has to know.
