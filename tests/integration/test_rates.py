@@ -67,9 +67,10 @@ class Fleet:
         self.hub.kill()
         self.hub.start(*options)
 
+        address = host or f"{self.hub.address}:{self.hub.https_port}"
+        secret = f"SharedAccessKeyName=service;SharedAccessKey={self.hub.service_key}"
+
         def connect() -> IoTHubRegistryManager:
-            secret = f"SharedAccessKeyName=service;SharedAccessKey={self.hub.service_key}"
-            address = host or f"{self.hub.address}:{self.hub.https_port}"
             client = IoTHubRegistryManager.from_connection_string(f"HostName={address};{secret}")
             configure(client)
             return client
@@ -101,9 +102,26 @@ class Fleet:
         finally:
             store.close()
 
+    def close(self) -> None:
+        """Let go of the SDK's clients, which speak up where the interpreter's end finds them."""
+        self.service = self.cloud.registry = None
 
-def test_a_pass_over_more_than_a_burst_stays_within_the_hubs_limits_and_loses_nobody(hub_process):
-    fleet = Fleet(hub_process, 60)
+
+@pytest.fixture
+def make_fleet(hub_process):
+    made = []
+
+    def make(size):
+        made.append(Fleet(hub_process, size))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_a_pass_over_more_than_a_burst_stays_within_the_hubs_limits_and_loses_nobody(make_fleet):
+    fleet = make_fleet(60)
     limits = HubLimits(reads=40, updates=20, queries=10, messages=1_000_000)
     throttles = ("twin-reads=40/1", "twin-updates=20/1", "queries=10/1")
     options = [word for text in throttles for word in ("--throttle", text)]
@@ -115,8 +133,8 @@ def test_a_pass_over_more_than_a_burst_stays_within_the_hubs_limits_and_loses_no
     assert fleet.states() == {"released"}
 
 
-def test_a_hub_that_throttles_all_the_same_is_waited_for_and_nobody_is_lost(hub_process):
-    fleet = Fleet(hub_process, 30)
+def test_a_hub_that_throttles_all_the_same_is_waited_for_and_nobody_is_lost(make_fleet):
+    fleet = make_fleet(30)
     options = ("--throttle", "twin-updates=10/1", "--throttle", "queries=1/1", "--retry-after", "1")
     fleet.start(*options, rates=CallRates("hub"))
     with RecordedTelemetry() as recorded:
@@ -138,9 +156,9 @@ def time():
 
 
 @pytest.fixture
-def fleet(hub_process, interposed, time):
+def fleet(make_fleet, interposed, time):
     """One device, its hub behind a proxy, no wait a real one."""
-    one = Fleet(hub_process, 1)
+    one = make_fleet(1)
     rates = CallRates("hub", clock=time.clock, sleep=time.sleep)
     one.start("--hostname", interposed.host, rates=rates, host=interposed.host, sleep=time.sleep)
     return one
