@@ -110,6 +110,12 @@ class CallRates:
         self._buckets[call].pause(seconds)
 
 
+def seconds_asked(headers: Mapping[str, str]) -> float | None:
+    """Return what ``Retry-After`` asks for; None if it is not there, or no number of seconds."""
+    text = headers.get("Retry-After") or ""
+    return float(text) if text.isascii() and text.isdecimal() else None
+
+
 def hub_rates(
     limits: HubLimits,
     *,

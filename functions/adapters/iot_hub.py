@@ -24,7 +24,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from tenacity.stop import stop_base
 
 from functions import deadline, telemetry
-from functions.call_rates import CallRates, HubCall
+from functions.call_rates import CallRates, HubCall, seconds_asked
 from functions.token_bucket import BusyError
 from shared.errors import Conflict, FormatError, NotFound, TransportError
 from shared.twin.ports import RowPage, Twin, TwinPage, TwinRow
@@ -285,10 +285,8 @@ def _refused(what: str, error: HttpOperationError) -> Exception:
         return Conflict(f"{what}: the twin was changed in between", code="twin_conflict")
     if status in {_BAD_REQUEST, _TOO_LARGE}:
         return FormatError(message, code="twin_refused")
-    text = error.response.headers.get("Retry-After", "")
-    retry_after = float(text) if text.isdecimal() else None
     code = THROTTLED if status == _TOO_MANY else "hub_unavailable"
-    return TransportError(message, code=code, retry_after=retry_after)
+    return TransportError(message, code=code, retry_after=seconds_asked(error.response.headers))
 
 
 def _row_query(hub: IoTHubRegistryManager) -> QueryOperations:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from functions import telemetry
 from functions.adapters.expiring import Expiring
 from functions.adapters.vault_calls import vault_options
+from functions.call_rates import seconds_asked
 from shared.errors import EdbError, KeyUnavailable, TransportError, VerificationError
 from shared.keys.envelope import Kek
 from shared.types import Secret
@@ -76,16 +77,10 @@ def _translated(what: str) -> Iterator[None]:
         raise TransportError(
             f"{what}: the vault answered {error.status_code}",
             code="vault_unavailable",
-            retry_after=_retry_after(error),
+            retry_after=seconds_asked(getattr(error.response, "headers", None) or {}),
         ) from error
     except AzureError as error:
         raise TransportError(f"{what}: {type(error).__name__}", code="vault_unavailable") from error
-
-
-def _retry_after(error: HttpResponseError) -> float | None:
-    headers = getattr(error.response, "headers", None) or {}
-    text = str(headers.get("Retry-After", ""))
-    return float(text) if text.isdecimal() else None
 
 
 def make_key_client(

@@ -11,7 +11,7 @@ from azure.core.pipeline.policies import RetryPolicy, SansIOHTTPPolicy
 from azure.core.rest import HttpRequest, HttpResponse
 
 from functions import deadline
-from functions.call_rates import CallRates, VaultCall
+from functions.call_rates import CallRates, VaultCall, seconds_asked
 from shared.errors import TransportError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class VaultRetryPolicy(RetryPolicy[HttpRequest, HttpResponse]):
         Raises:
             TransportError: ``vault_unavailable``; that would take too long.
         """
-        asked = self.get_retry_after(response) if response is not None else None
+        asked = seconds_asked(response.http_response.headers) if response is not None else None
         backoff = random.uniform(0.5, 1.0) * 2.0 ** (len(settings["history"]) - 1)  # noqa: S311 - jitter
         seconds = min(backoff if asked is None else asked, MAX_WAIT_SECONDS)
         if seconds > deadline.remaining():
@@ -102,8 +102,8 @@ class VaultRatePolicy(SansIOHTTPPolicy[HttpRequest, HttpResponse]):
     ) -> None:
         """Hold everybody back if the vault had enough."""
         if response.http_response.status_code == _TOO_MANY_REQUESTS:
-            text = response.http_response.headers.get("Retry-After", "")
-            self._rates.refused(call_of(request.http_request), float(text) if text.isdecimal() else None)
+            asked = seconds_asked(response.http_response.headers)
+            self._rates.refused(call_of(request.http_request), asked)
 
 
 def call_of(request: HttpRequest) -> VaultCall:

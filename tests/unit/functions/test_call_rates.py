@@ -6,13 +6,16 @@ import pytest
 from simulators.virtual_time import VirtualTime
 
 from functions.call_rates import (
+    MAX_PAUSE_SECONDS,
     QUERY_BURST,
     QUERYING_INSTANCES,
+    UNTOLD_PAUSE_SECONDS,
     Allowance,
     CallRates,
     HubCall,
     VaultCall,
     hub_rates,
+    seconds_asked,
     vault_rates,
 )
 from shared.twin.capacity import VAULT_LIMITS, HubTier, limits_of
@@ -74,3 +77,28 @@ def test_an_allowance_without_a_tier_limits_nothing(time):
         for _ in range(10_000):
             rates.take(call)
     assert time.slept == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "0"}, 0),
+        ({}, None),
+        ({"Retry-After": ""}, None),
+        ({"Retry-After": "-1"}, None),
+        ({"Retry-After": "nan"}, None),
+        ({"Retry-After": "٣"}, None),
+        ({"Retry-After": "Fri, 17 May 2030 12:00:00 GMT"}, None),
+    ],
+)
+def test_what_a_service_asks_for_is_a_number_of_seconds_or_nothing(headers, seconds):
+    assert seconds_asked(headers) == seconds
+
+
+def test_no_refusal_holds_back_for_more_than_a_minute(time):
+    rates = CallRates("hub", clock=time.clock, sleep=time.sleep)
+    for asked, waited in ((10.0**30, MAX_PAUSE_SECONDS), (None, UNTOLD_PAUSE_SECONDS), (3.0, 3.0)):
+        rates.refused(HubCall.READ, asked)
+        rates.take(HubCall.READ)
+        assert time.slept[-1] == pytest.approx(waited)
