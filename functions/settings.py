@@ -247,6 +247,8 @@ class _Reader:
         for name in ("EDB_IOT_HUB_UNITS", "EDB_IOT_HUB_SHARE_PERCENT"):
             if self.optional(name) and not tier:
                 self.problem(name, "says nothing without EDB_IOT_HUB_TIER")
+        if (tier or vault) and not self.optional("EDB_MAX_INSTANCES"):
+            self.problem("EDB_MAX_INSTANCES", "missing; each instance takes its part of the rates")
         instances = self.number("EDB_MAX_INSTANCES", 1, most=_MAX_INSTANCES)
         # Each process of the platform's worker has rates of its own.
         processes = self.number("FUNCTIONS_WORKER_PROCESS_COUNT", 1, most=_MAX_WORKER_PROCESSES)

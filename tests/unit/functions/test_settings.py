@@ -83,6 +83,8 @@ def test_rates_follow_tier_units_shares_instances_and_worker_processes(cloud, tm
 @pytest.mark.parametrize(
     "changes",
     [
+        {"EDB_IOT_HUB_TIER": "S1", "EDB_MAX_INSTANCES": None},
+        {"EDB_KEY_VAULT_SHARE_PERCENT": "80", "EDB_MAX_INSTANCES": None},
         {"EDB_IOT_HUB_TIER": "S4"},
         {"EDB_IOT_HUB_TIER": "F1", "EDB_IOT_HUB_UNITS": "2"},
         {"EDB_IOT_HUB_TIER": "S1", "EDB_IOT_HUB_UNITS": "0"},
@@ -97,8 +99,9 @@ def test_rates_follow_tier_units_shares_instances_and_worker_processes(cloud, tm
     ],
 )
 def test_a_setting_of_rates_that_makes_no_sense_is_told(cloud, tmp_path, changes):
+    values = environment(cloud, tmp_path, **{"EDB_MAX_INSTANCES": "8", **changes})
     with pytest.raises(SettingsError) as caught:
-        Settings.from_environment(environment(cloud, tmp_path, **changes))
+        Settings.from_environment(values)
     (problem,) = caught.value.problems
     assert problem.startswith(f"{list(changes)[-1]}: ")
 
