@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from functions import telemetry
+from functions.token_bucket import BusyError
 from shared.errors import Conflict, FormatError, KeyUnavailable, NotFound, VerificationError
 from shared.keys.envelope import open_envelope, parse_envelope, seal_envelope
 from shared.keys.store import VersionState
@@ -281,6 +282,8 @@ class ClassKeys:
                     self._rewrap(text, key_name, version, kek)
                     rewrapped += 1
                     continue
+            except BusyError:
+                pass  # the next call goes on
             except (Conflict, KeyUnavailable, NotFound, VerificationError) as error:
                 # One key's fault stops no other's; what cannot be reached at all does, and is told.
                 detail = {"key_name": key_name, "key_version": version, "code": error.code}

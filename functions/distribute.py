@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from functions import telemetry
+from functions import deadline, telemetry
 from functions.audit import AuditRecord
 from shared.errors import Conflict, EdbError, FormatError, NotFound
 from shared.keys.wrapping import WrapContext, wrap_key
@@ -126,7 +126,7 @@ class DistributionPass:
         """Reconcile devices; one's failure never stops another's.
 
         Returns:
-            The devices whose step failed and is worth another try.
+            The devices whose step failed, or was not begun in time, and is worth another try.
         """
         began = time.monotonic()
         with telemetry.span("pass", correlation_id=self.correlation_id) as told:
@@ -137,6 +137,9 @@ class DistributionPass:
 
     def _reconcile_one(self, device_id: DeviceId) -> bool:
         """Reconcile one device; say whether that is done, also if there was nothing to do."""
+        if deadline.remaining() <= 0:
+            telemetry.add(telemetry.DEVICES, outcome="postponed")
+            return False
         outcome = "failed"
         with telemetry.span("device", correlation_id=self.correlation_id, device_id=device_id) as told:
             try:

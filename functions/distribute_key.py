@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, List  # noqa: UP035 - the Functions worker kno
 
 import azure.functions as func
 
+from functions import deadline
 from functions.distribution_messages import PageMessage, PassMessage, paged
 from functions.endpoint import PAGES_QUEUE, PASSES_QUEUE, QUEUE_CONNECTION
 from functions.twin_events import changed_devices
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 PASS_SECONDS = 60.0
 """How long one message of a pass lists twins; a large fleet takes several."""
+
+WORK_SECONDS = 240.0
+"""How long one message is worked on; what is not done by then goes back on the queue. ``functionTimeout`` of
+``host.json`` is longer by what a call takes that has begun."""
 
 MAX_PAGE_ATTEMPTS = 3
 """How often devices that failed are put back on the queue; then the next pass has to do."""
@@ -63,7 +68,8 @@ def blueprint(services: Callable[[], Services]) -> func.Blueprint:
         rest: func.Out[str],
     ) -> None:
         asked = PassMessage.parse(message.get_body())
-        found, following = list_unsettled(services(), asked, seconds=PASS_SECONDS)
+        with deadline.within(WORK_SECONDS):
+            found, following = list_unsettled(services(), asked, seconds=PASS_SECONDS)
         if found:
             pages.set([page.encode() for page in found])
         if following is not None:
@@ -74,9 +80,12 @@ def blueprint(services: Callable[[], Services]) -> func.Blueprint:
     @functions.queue_output(arg_name="again", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION)
     def distribute_key_page(message: func.QueueMessage, again: func.Out[str]) -> None:
         page = PageMessage.parse(message.get_body())
-        one_pass = services().distributor.begin_pass(correlation_id=page.correlation_id)
-        failed = one_pass.reconcile_all(page.devices)
-        _put_back(failed, again, attempt=page.attempt + 1, correlation_id=page.correlation_id)
+        with deadline.within(WORK_SECONDS):
+            one_pass = services().distributor.begin_pass(correlation_id=page.correlation_id)
+            failed = one_pass.reconcile_all(page.devices)
+            ran_out = deadline.remaining() <= 0 and len(failed) < len(page.devices)
+        attempt = page.attempt if ran_out else page.attempt + 1
+        _put_back(failed, again, attempt=attempt, correlation_id=page.correlation_id)
 
     @functions.function_name(name="DistributeKeyTwinEvents")
     @functions.event_hub_message_trigger(
@@ -95,8 +104,9 @@ def blueprint(services: Callable[[], Services]) -> func.Blueprint:
             return
         correlation_id = uuid.uuid4().hex
         try:
-            one_pass = services().distributor.begin_pass(correlation_id=correlation_id)
-            failed = one_pass.reconcile_all(devices)
+            with deadline.within(WORK_SECONDS):
+                one_pass = services().distributor.begin_pass(correlation_id=correlation_id)
+                failed = one_pass.reconcile_all(devices)
         except TransportError as error:
             # Events are passed over after a few failures; a queue keeps what is to be done.
             _LOG.warning("distribute_postponed", extra={"code": error.code, "devices": len(devices)})
@@ -124,7 +134,13 @@ def list_unsettled(
     pages: list[PageMessage] = []
     token, looked_at = asked.token, 0
     while True:
-        page = services.registry.rows(token=token)
+        try:
+            page = services.registry.rows(token=token)
+        except TransportError as error:
+            if looked_at == 0:
+                raise
+            _LOG.warning("distribution_pass_interrupted", extra={"code": error.code, "detail": str(error)})
+            break  # what was found is not looked for again
         token, looked_at = page.next_token, looked_at + len(page.rows)
         pages += paged(one_pass.unsettled(page.rows), correlation_id=asked.correlation_id)
         if token is None or time.monotonic() >= ends:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 
-from functions import telemetry
+from functions import deadline, telemetry
 from functions.problems import PROBLEMS
 from shared.errors import (
     Conflict,
@@ -39,6 +39,7 @@ _LOG = logging.getLogger(__name__)
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _RETRY_SECONDS = 5
+_WORK_SECONDS = 50.0  # callers give up after a minute, as edb does
 # Errors of these branches are about the request; of all others nothing is told.
 _TOLD = (FormatError, PolicyDenied, KeyUnavailable, NotFound, Conflict)
 # What keeps the app from answering, and its operator has to know.
@@ -109,7 +110,8 @@ def respond(request: func.HttpRequest, act: Callable[[str], Answer]) -> func.Htt
 
 def _answer(act: Callable[[str], Answer], correlation_id: str) -> func.HttpResponse:
     try:
-        answer = act(correlation_id)
+        with deadline.within(_WORK_SECONDS):
+            answer = act(correlation_id)
     except EdbError as error:
         return _refuse(error, correlation_id)
     except Exception:  # noqa: BLE001 - nothing of ours is further out; the host would show what went wrong

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from functions.audit import AuditLog
 from functions.audit_chain import AuditChain
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
     from functions.audit_chain import SegmentStore
+    from functions.call_rates import CallRates
     from functions.policy_source import FloorStore, PolicyStore
     from functions.settings import Settings
     from shared.certificates import TrustStore
@@ -81,6 +82,13 @@ class Services:
         )
 
 
+class _VaultOptions(TypedDict):
+    """What all clients of the vault share."""
+
+    verify_challenge: bool
+    rates: CallRates
+
+
 def assemble(
     settings: Settings,
     *,
@@ -134,18 +142,18 @@ def connect(settings: Settings) -> Services:
     from functions.adapters.policy_floor import VaultPolicyFloor  # noqa: PLC0415 - see above
 
     credential = ManagedIdentityCredential(client_id=settings.managed_identity_client_id)
-    verify = settings.verify_challenge
-    keys = make_key_client(
-        settings.key_hsm_url or settings.key_vault_url, credential, verify_challenge=verify
-    )
+    vault = _VaultOptions(verify_challenge=settings.verify_challenge, rates=settings.allowance.of_vault())
+    keys = make_key_client(settings.key_hsm_url or settings.key_vault_url, credential, **vault)
     return assemble(
         settings,
-        store=SecretClassKeyStore.connect(settings.key_vault_url, credential, verify_challenge=verify),
+        store=SecretClassKeyStore.connect(settings.key_vault_url, credential, **vault),
         kek=VaultKek(keys, settings.kek_name),
-        registry=HubTwinRegistry.connect(settings.iot_hub_hostname, credential),
+        registry=HubTwinRegistry.connect(
+            settings.iot_hub_hostname, credential, rates=settings.allowance.of_hub()
+        ),
         signer=VaultReleaseSigner(keys, settings.release_key_name),
         policy_store=_policy_store(settings, credential),
-        policy_floor=VaultPolicyFloor.connect(settings.key_vault_url, credential, verify_challenge=verify),
+        policy_floor=VaultPolicyFloor.connect(settings.key_vault_url, credential, **vault),
         audit_segments=_audit_segments(settings, credential),
     )
 

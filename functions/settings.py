@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+from functions.call_rates import Allowance
 from functions.policy_source import MAX_AGE_SECONDS, REFRESH_SECONDS
 from shared.certificates import TrustStore
 from shared.errors import EdbError, SettingsError
 from shared.policy.document import load_policy
 from shared.revocation import MAX_CRL_BYTES, load_revocation_lists
+from shared.twin.capacity import SHARE_PERCENT, HubTier
 from shared.types import Audience, parse_audience
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ _KNOWN = frozenset(
         "EDB_KEK_NAME",
         "EDB_RELEASE_KEY_NAME",
         "EDB_IOT_HUB_HOSTNAME",
+        "EDB_IOT_HUB_TIER",
+        "EDB_IOT_HUB_UNITS",
+        "EDB_IOT_HUB_SHARE_PERCENT",
+        "EDB_KEY_VAULT_SHARE_PERCENT",
+        "EDB_MAX_INSTANCES",
         "EDB_POLICY_FILE",
         "EDB_POLICY_BLOB_URL",
         "EDB_POLICY_REFRESH_SECONDS",
@@ -49,6 +56,9 @@ _HOST = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.-]*[0-9A-Za-z])?(?::[0-9]{1,5})?")
 _SECONDS = re.compile(r"[1-9][0-9]{0,7}")
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_DAYS = 36500
+_MAX_UNITS = 200
+_MAX_INSTANCES = 2000
+_MAX_WORKER_PROCESSES = 10
 _Raw = TypeVar("_Raw", str, bytes)
 _Parsed = TypeVar("_Parsed")
 
@@ -64,6 +74,7 @@ class Settings:
         kek_name: Name of the key that class keys rest under.
         release_key_name: Name of the key that signs releases.
         iot_hub_hostname: May hold a port.
+        allowance: How much of the hub's and the vault's limits one instance takes.
         policy_file: Where the release policy rests, if in a file.
         policy_blob_url: Where it rests, if in a blob; exactly one of the two is set.
         policy_refresh_seconds: How often it is looked at.
@@ -85,6 +96,7 @@ class Settings:
     kek_name: str
     release_key_name: str
     iot_hub_hostname: str
+    allowance: Allowance
     policy_file: Path | None
     policy_blob_url: str | None
     policy_refresh_seconds: int
@@ -113,6 +125,7 @@ class Settings:
         hub = reader.text("EDB_IOT_HUB_HOSTNAME")
         kek = reader.vault_name("EDB_KEK_NAME", "class-key-kek")
         release_key = reader.vault_name("EDB_RELEASE_KEY_NAME", "release-signing")
+        allowance = reader.allowance()
         verify = reader.boolean("EDB_KEY_VAULT_VERIFY_CHALLENGE", default=True)
         policy_file, policy_blob = reader.one_of("EDB_POLICY_FILE", "EDB_POLICY_BLOB_URL")
         refresh = reader.seconds("EDB_POLICY_REFRESH_SECONDS", REFRESH_SECONDS)
@@ -143,6 +156,7 @@ class Settings:
             kek_name=kek,
             release_key_name=release_key,
             iot_hub_hostname=hub,
+            allowance=allowance,
             policy_file=Path(policy_file) if policy_file else None,
             policy_blob_url=policy_blob or None,
             policy_refresh_seconds=refresh,
@@ -217,6 +231,36 @@ class _Reader:
             self.problem(name, f"expected whole seconds from 1, found {value!r}")
             return default
         return int(value)
+
+    def number(self, name: str, default: int, *, most: int) -> int:
+        value = self.text(name, str(default))
+        if not (value.isascii() and value.isdigit() and 1 <= int(value[:6]) <= most):
+            self.problem(name, f"expected a whole number of 1 to {most}, found {value!r}")
+            return default
+        return int(value)
+
+    def allowance(self) -> Allowance:
+        tier, vault = self.optional("EDB_IOT_HUB_TIER"), self.optional("EDB_KEY_VAULT_SHARE_PERCENT")
+        tiers = [each.value for each in HubTier]
+        if tier and tier not in tiers:
+            self.problem("EDB_IOT_HUB_TIER", f"expected one of {', '.join(tiers)}, found {tier!r}")
+        for name in ("EDB_IOT_HUB_UNITS", "EDB_IOT_HUB_SHARE_PERCENT"):
+            if self.optional(name) and not tier:
+                self.problem(name, "says nothing without EDB_IOT_HUB_TIER")
+        if (tier or vault) and not self.optional("EDB_MAX_INSTANCES"):
+            self.problem("EDB_MAX_INSTANCES", "missing; each instance takes its part of the rates")
+        instances = self.number("EDB_MAX_INSTANCES", 1, most=_MAX_INSTANCES)
+        # Each process of the platform's worker has rates of its own.
+        processes = self.number("FUNCTIONS_WORKER_PROCESS_COUNT", 1, most=_MAX_WORKER_PROCESSES)
+        return Allowance(
+            hub_tier=HubTier(tier) if tier in tiers else None,
+            hub_units=self.number("EDB_IOT_HUB_UNITS", 1, most=1 if tier == "F1" else _MAX_UNITS),
+            hub_share_percent=self.number("EDB_IOT_HUB_SHARE_PERCENT", SHARE_PERCENT, most=100),
+            vault_share_percent=(
+                self.number("EDB_KEY_VAULT_SHARE_PERCENT", SHARE_PERCENT, most=100) if vault else None
+            ),
+            instances=instances * processes,
+        )
 
     def vault_name(self, name: str, default: str) -> str:
         value = self.text(name, default)

@@ -101,7 +101,7 @@ DEVICES = Metric(
     name="edb.devices",
     kind=Kind.COUNTER,
     unit="{device}",
-    what="devices: settled without a step, unchanged, written, denied, over_budget, told, gone or failed",
+    what="devices: settled, unchanged, written, denied, over_budget, told, gone, failed or postponed",
     attributes=("outcome",),
 )
 KEY_CACHE = Metric(
@@ -115,8 +115,22 @@ CALL_DURATION = Metric(
     name="edb.call.duration",
     kind=Kind.HISTOGRAM,
     unit="s",
-    what="how long a call of the vault or the hub took, retries included",
+    what="how long a call of the vault or the hub took, waits and retries included",
     attributes=("peer", "outcome"),
+)
+RATE_WAIT = Metric(
+    name="edb.rate.wait",
+    kind=Kind.HISTOGRAM,
+    unit="s",
+    what="how long calls waited for their turn within this instance's rate; only those that did",
+    attributes=("peer", "call"),
+)
+THROTTLED = Metric(
+    name="edb.throttled",
+    kind=Kind.COUNTER,
+    unit="{answer}",
+    what="answers of the vault or the hub that it had enough of such calls (429)",
+    attributes=("peer", "call"),
 )
 POLICY_SERIAL = Metric(
     name="edb.policy.serial", kind=Kind.GAUGE, unit="{serial}", what="serial of the policy in force"
@@ -155,6 +169,8 @@ METRICS: Final = (
     DEVICES,
     KEY_CACHE,
     CALL_DURATION,
+    RATE_WAIT,
+    THROTTLED,
     POLICY_SERIAL,
     POLICY_AGE,
     POLICY_FAULTS,

@@ -10,6 +10,7 @@ from edb.output import print_table
 from shared.command_line.output import DONE, UsageError, print_json, print_line
 from shared.twin.budget import DESIRED_BUDGET
 from shared.twin.capacity import (
+    SHARE_PERCENT,
     HubTier,
     desired_bytes,
     distribution,
@@ -25,6 +26,11 @@ WRAPPED_BYTES: Final = {"rsa2048": 256, "rsa3072": 384, "rsa4096": 512, "p256": 
 """Length of a wrapped AES-256 key by the kind of device key: RSA's modulus; HPKE's share, key and tag."""
 
 _MOST = 100_000_000
+_PERCENT = 100
+_SHARE_HELP = (
+    "how much of the hub's rates the key service takes, its EDB_IOT_HUB_SHARE_PERCENT "
+    f"(default: {SHARE_PERCENT})"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--keys", type=_count, default=1, metavar="K", help="class keys of each device (default: 1)")
     add("--tier", choices=[tier.value for tier in HubTier], default="S1", help="the hub's tier (default: S1)")
     add("--units", type=_count, default=1, metavar="U", help="the hub's units (default: 1)")
+    add("--share", type=_percent, default=SHARE_PERCENT, metavar="PERCENT", help=_SHARE_HELP)
     add(
         "--device-key",
         choices=list(WRAPPED_BYTES),
@@ -63,7 +70,9 @@ def run(options: argparse.Namespace) -> int:
             f"--keys: expected at most {room}, which fit into {DESIRED_BUDGET} bytes of desired for a "
             f"{options.device_key} device key, found {options.keys}"
         )
-    limits = limits_of(HubTier(options.tier), options.units)
+    if options.tier == HubTier.F1.value and options.units != 1:
+        raise UsageError(f"--units: a hub of the free tier has 1, found {options.units}")
+    limits = limits_of(HubTier(options.tier), options.units).share(options.share)
     work = distribution(devices=options.devices, keys=options.keys, wrapped_bytes=wrapped, limits=limits)
     unchanged = listing_pass(devices=options.devices, limits=limits)
     efforts = {"first distribution": work, "rotation": work, "unchanged pass": unchanged}
@@ -108,6 +117,12 @@ def _duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {name} {whole % size // below} {below_name}"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"  # noqa: PLR2004 - a minute
+
+
+def _percent(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:4]) <= _PERCENT:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 to {_PERCENT}, found {text!r}")
+    return int(text)
 
 
 def _count(text: str) -> int:

@@ -1,8 +1,9 @@
 """IoT Hub's twins, through the service SDK.
 
-The SDK opens a new TLS connection for each call unless told to keep it, never retries a write, and retries a
-throttled read only if told how long to wait; this adapter keeps connections, one set for each thread, and
-retries all of them itself: what it writes is guarded by an ETag, so a repeated write does no harm.
+The SDK opens a new TLS connection for each call unless told to keep it, never retries a write, and sleeps by
+itself where a read is refused; this adapter keeps connections, one set for each thread, and retries reads and
+writes alike: what it writes is guarded by an ETag, so a repeated write does no harm. Each attempt waits for
+its turn within this instance's rate of such calls.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from azure.iot.hub.models import QuerySpecification, TwinProperties
 from azure.iot.hub.models import Twin as HubTwin
 from azure.iot.hub.protocol.operations import QueryOperations
 from msrest.exceptions import ClientException, HttpOperationError
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.stop import stop_base
 
-from functions import telemetry
+from functions import deadline, telemetry
 from functions.adapters.holder_query import holder_queries, read_holder
+from functions.call_rates import CallRates, HubCall, seconds_asked
+from functions.token_bucket import BusyError
 from shared.errors import Conflict, FormatError, NotFound, TransportError
 from shared.twin.ports import HolderPage, RowPage, Twin, TwinPage, TwinRow
 from shared.types import DeviceId, parse_device_id
@@ -46,7 +50,10 @@ MAX_WAIT_SECONDS = 60.0
 CALL_SECONDS = 30
 """How long one call may take."""
 
-_BAD_REQUEST, _NOT_FOUND, _PRECONDITION_FAILED, _TOO_LARGE = 400, 404, 412, 413
+THROTTLED = "hub_throttled"
+"""Code of the error that says that the hub had enough of such calls."""
+
+_BAD_REQUEST, _NOT_FOUND, _PRECONDITION_FAILED, _TOO_LARGE, _TOO_MANY = 400, 404, 412, 413, 429
 _ROW = (
     " tags AS tags, properties.desired.$version AS desired,"
     " properties.reported.confidential_package_status.seq AS seq,"
@@ -78,11 +85,23 @@ _WORD = re.compile(r"[a-z0-9_]{1,64}")
 _Result = TypeVar("_Result")
 
 
+def configure(client: IoTHubRegistryManager) -> None:
+    """Let the SDK keep its connections, and leave to this adapter what to try again."""
+    client.protocol.config.keep_alive = True
+    client.protocol.config.connection.timeout = CALL_SECONDS
+    policy = client.protocol.config.retry_policy.policy
+    # A connection that broke is opened anew once. A refusal is an answer: the SDK would sleep for as long as
+    # it says while all other threads go on asking, and may sleep for longer than the function may take.
+    policy.total, policy.connect, policy.read = None, 1, 1
+    policy.status_forcelist, policy.respect_retry_after_header = (), False
+
+
 class HubTwinRegistry:
     """A :class:`shared.twin.ports.TwinRegistry` over a hub; may be used from several threads.
 
     Args:
         connect: Makes a client of the hub; called once for each thread.
+        rates: Of this instance; None for no limit.
         sleep: Waits between attempts; None really does.
     """
 
@@ -90,32 +109,35 @@ class HubTwinRegistry:
         self,
         connect: Callable[[], IoTHubRegistryManager],
         *,
+        rates: CallRates | None = None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
         self._connect = connect
+        self._rates = rates if rates is not None else CallRates("hub")
         self._sleep = sleep
         self._threads = threading.local()
 
     @classmethod
-    def connect(cls, host: str, credential: TokenCredential) -> HubTwinRegistry:
+    def connect(
+        cls, host: str, credential: TokenCredential, *, rates: CallRates | None = None
+    ) -> HubTwinRegistry:
         """Return a registry of the hub at ``host``, which may hold a port."""
 
         def make() -> IoTHubRegistryManager:
             client = IoTHubRegistryManager.from_token_credential(host, credential)
-            client.protocol.config.keep_alive = True
-            client.protocol.config.connection.timeout = CALL_SECONDS
+            configure(client)
             return client
 
-        return cls(make)
+        return cls(make, rates=rates)
 
     def read(self, device_id: DeviceId) -> Twin:
         """Return a twin; see the port."""
         device, _, module = device_id.partition("/")
         if not module:
-            return _read_twin(self._call(device_id, lambda hub: hub.get_twin(device)))
-        twin = self._call(device_id, lambda hub: hub.get_module_twin(device, module))
+            return _read_twin(self._call(device_id, HubCall.READ, lambda hub: hub.get_twin(device)))
+        twin = self._call(device_id, HubCall.READ, lambda hub: hub.get_module_twin(device, module))
         if not twin.status:  # a module has no status of its own: its device is let in or is not
-            twin.status = self._call(device_id, lambda hub: hub.get_twin(device)).status
+            twin.status = self._call(device_id, HubCall.READ, lambda hub: hub.get_twin(device)).status
         return _read_twin(twin)
 
     def patch(self, device_id: DeviceId, patch: Mapping[str, object], *, etag: str) -> None:
@@ -125,9 +147,11 @@ class HubTwinRegistry:
         body = HubTwin(tags=patch.get("tags"), properties=desired)
         device, _, module = device_id.partition("/")
         if module:
-            self._call(device_id, lambda hub: hub.update_module_twin(device, module, body, etag))
+            self._call(
+                device_id, HubCall.UPDATE, lambda hub: hub.update_module_twin(device, module, body, etag)
+            )
         else:
-            self._call(device_id, lambda hub: hub.update_twin(device, body, etag))
+            self._call(device_id, HubCall.UPDATE, lambda hub: hub.update_twin(device, body, etag))
 
     def rows(self, *, token: str | None) -> RowPage:
         """Return who has to do with class keys, up to 1,000 a page, devices first; see the port."""
@@ -190,23 +214,37 @@ class HubTwinRegistry:
             answer = query.get_twins(specification, token, str(size), raw=True)
             return answer.output or [], answer.headers["x-ms-continuation"] or None
 
-        return self._call("query", ask)
+        return self._call("query", HubCall.QUERY, ask)
 
-    def _call(self, what: str, operation: Callable[[IoTHubRegistryManager], _Result]) -> _Result:
+    def _call(
+        self, what: str, call: HubCall, operation: Callable[[IoTHubRegistryManager], _Result]
+    ) -> _Result:
         """Call the hub and translate what it refuses with; retried while that may help."""
         options = {} if self._sleep is None else {"sleep": self._sleep}
         retrying = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            retry=retry_if_exception_type(TransportError),
+            stop=stop_after_attempt(ATTEMPTS) | _TooLate(),
+            retry=retry_if_exception(_may_pass),
             wait=_wait,
             reraise=True,
             **options,  # type: ignore[arg-type]
         )
         with telemetry.call("hub", what):
             for attempt in retrying:
-                with attempt, _hub_errors(what):
-                    return operation(self._client())
+                with attempt:
+                    return self._attempt(what, call, operation)
         raise TransportError(f"{what}: the hub was not asked")  # the loop above returns or raises
+
+    def _attempt(
+        self, what: str, call: HubCall, operation: Callable[[IoTHubRegistryManager], _Result]
+    ) -> _Result:
+        self._rates.take(call)
+        try:
+            with _hub_errors(what):
+                return operation(self._client())
+        except TransportError as error:
+            if error.code == THROTTLED:
+                self._rates.refused(call, error.retry_after)
+            raise
 
     def _client(self) -> IoTHubRegistryManager:
         client = getattr(self._threads, "client", None)
@@ -222,6 +260,18 @@ def _tagged(member: str, value: str | None) -> str:
     if not _WORD.fullmatch(value):
         raise FormatError(f"{member}: expected a word of a-z 0-9 _")
     return f" AND tags.confidential_packages.{member} = '{value}'"
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Say whether another attempt may help; who could not wait for the first has no time for a second."""
+    return isinstance(error, TransportError) and not isinstance(error, BusyError)
+
+
+class _TooLate(stop_base):
+    """Stops where the next attempt would come later than the function may take."""
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        return retry_state.upcoming_sleep > deadline.remaining()
 
 
 def _wait(state: RetryCallState) -> float:
@@ -252,9 +302,8 @@ def _refused(what: str, error: HttpOperationError) -> Exception:
         return Conflict(f"{what}: the twin was changed in between", code="twin_conflict")
     if status in {_BAD_REQUEST, _TOO_LARGE}:
         return FormatError(message, code="twin_refused")
-    text = error.response.headers.get("Retry-After", "")
-    retry_after = float(text) if text.isdecimal() else None
-    return TransportError(message, code="hub_unavailable", retry_after=retry_after)
+    code = THROTTLED if status == _TOO_MANY else "hub_unavailable"
+    return TransportError(message, code=code, retry_after=seconds_asked(error.response.headers))
 
 
 def _row_query(hub: IoTHubRegistryManager) -> QueryOperations:

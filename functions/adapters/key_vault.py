@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
-from azure.core.pipeline.policies import RetryPolicy
-from azure.core.rest import HttpRequest, HttpResponse
 from azure.keyvault.keys import KeyClient, KeyType
 from azure.keyvault.keys.crypto import KeyWrapAlgorithm, SignatureAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from functions import telemetry
 from functions.adapters.expiring import Expiring
+from functions.adapters.vault_calls import vault_options
+from functions.call_rates import seconds_asked
 from shared.errors import EdbError, KeyUnavailable, TransportError, VerificationError
 from shared.keys.envelope import Kek
 from shared.types import Secret
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
     from azure.keyvault.keys import JsonWebKey, KeyVaultKey
     from azure.keyvault.keys.crypto import CryptographyClient
+
+    from functions.call_rates import CallRates
 
 KEY_CACHE_SECONDS = 300.0
 """How long the release key's id and public keys are used before the vault is asked again."""
@@ -44,26 +46,8 @@ KEK_OPERATIONS = frozenset({"wrapKey", "unwrapKey"})
 RELEASE_OPERATIONS = frozenset({"sign", "verify"})
 """What the release key does at most; it must sign."""
 
-_TOO_MANY_REQUESTS = 429
 _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN, _CONFLICT = 400, 401, 403, 409
 _VERSION = re.compile(r"[0-9A-Za-z]{1,127}")
-_RETRIES = 6
-
-
-class VaultRetryPolicy(RetryPolicy[HttpRequest, HttpResponse]):
-    """The SDK's policy, which also retries a throttled POST that tells no time to wait (unwrap, sign)."""
-
-    def __init__(self) -> None:
-        super().__init__(retry_total=_RETRIES, retry_status=_RETRIES, retry_backoff_max=60)
-
-    def _is_method_retryable(
-        self,
-        settings: dict[str, Any],
-        request: Any,  # noqa: ANN401 - the overridden method is generic in it
-        response: Any = None,  # noqa: ANN401 - as above
-    ) -> bool:
-        throttled = response is not None and response.status_code == _TOO_MANY_REQUESTS
-        return throttled or bool(super()._is_method_retryable(settings, request, response))
 
 
 @contextmanager
@@ -93,25 +77,18 @@ def _translated(what: str) -> Iterator[None]:
         raise TransportError(
             f"{what}: the vault answered {error.status_code}",
             code="vault_unavailable",
-            retry_after=_retry_after(error),
+            retry_after=seconds_asked(getattr(error.response, "headers", None) or {}),
         ) from error
     except AzureError as error:
         raise TransportError(f"{what}: {type(error).__name__}", code="vault_unavailable") from error
 
 
-def _retry_after(error: HttpResponseError) -> float | None:
-    headers = getattr(error.response, "headers", None) or {}
-    text = str(headers.get("Retry-After", ""))
-    return float(text) if text.isdecimal() else None
-
-
-def make_key_client(vault_url: str, credential: TokenCredential, *, verify_challenge: bool) -> KeyClient:
+def make_key_client(
+    vault_url: str, credential: TokenCredential, *, verify_challenge: bool, rates: CallRates | None = None
+) -> KeyClient:
     """Return a client of the vault's keys; one serves all threads."""
     return KeyClient(
-        vault_url,
-        credential,
-        verify_challenge_resource=verify_challenge,
-        retry_policy=VaultRetryPolicy(),
+        vault_url, credential, verify_challenge_resource=verify_challenge, **vault_options(rates)
     )
 
 

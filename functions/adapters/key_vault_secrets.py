@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 from azure.keyvault.secrets import SecretClient
 
-from functions.adapters.key_vault import VaultRetryPolicy, vault_errors
+from functions.adapters.key_vault import vault_errors
 from functions.adapters.key_vault_entries import (
     ENVELOPE_TAG,
     NAME_TAG,
@@ -43,6 +43,7 @@ from functions.adapters.key_vault_entries import (
     secret_name,
     state_of,
 )
+from functions.adapters.vault_calls import vault_options
 from shared.errors import Conflict, KeyUnavailable, NotFound
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
     from azure.keyvault.secrets import DeletedSecret, SecretProperties
 
+    from functions.call_rates import CallRates
     from shared.keys.store import ClassKeyState
     from shared.rollout import Rollout
     from shared.types import KeyName
@@ -94,14 +96,16 @@ class SecretClassKeyStore:
 
     @classmethod
     def connect(
-        cls, vault_url: str, credential: TokenCredential, *, verify_challenge: bool
+        cls,
+        vault_url: str,
+        credential: TokenCredential,
+        *,
+        verify_challenge: bool,
+        rates: CallRates | None = None,
     ) -> SecretClassKeyStore:
         """Return a store in this vault; one serves all threads."""
         client = SecretClient(
-            vault_url,
-            credential,
-            verify_challenge_resource=verify_challenge,
-            retry_policy=VaultRetryPolicy(),
+            vault_url, credential, verify_challenge_resource=verify_challenge, **vault_options(rates)
         )
         return cls(client)
 

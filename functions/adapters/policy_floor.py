@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from azure.core.exceptions import ResourceNotFoundError
 from azure.keyvault.secrets import SecretClient
 
-from functions.adapters.key_vault import VaultRetryPolicy, vault_errors
+from functions.adapters.key_vault import vault_errors
+from functions.adapters.vault_calls import vault_options
 from shared.errors import VerificationError
 from shared.policy.floor import FLOOR_NONE, Floor
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
     from azure.keyvault.secrets import SecretProperties
 
+    from functions.call_rates import CallRates
     from shared.policy.document import Policy
 
 SECRET_NAME = "policy-floor"  # noqa: S105 - a name
@@ -44,14 +46,16 @@ class VaultPolicyFloor:
 
     @classmethod
     def connect(
-        cls, vault_url: str, credential: TokenCredential, *, verify_challenge: bool
+        cls,
+        vault_url: str,
+        credential: TokenCredential,
+        *,
+        verify_challenge: bool,
+        rates: CallRates | None = None,
     ) -> VaultPolicyFloor:
         """Return a floor in this vault; one serves all threads."""
         client = SecretClient(
-            vault_url,
-            credential,
-            verify_challenge_resource=verify_challenge,
-            retry_policy=VaultRetryPolicy(),
+            vault_url, credential, verify_challenge_resource=verify_challenge, **vault_options(rates)
         )
         return cls(client)
 

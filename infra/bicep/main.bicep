@@ -26,10 +26,15 @@ param iotHubSku string = 'S1'
 @maxValue(200)
 param iotHubUnits int = 1
 
-@description('Most instances of the function app.')
-@minValue(40)
+@description('Percent of the hub\'s rates that the function app takes; what devices do to their twins counts, too.')
+@minValue(1)
+@maxValue(100)
+param iotHubSharePercent int = 50
+
+@description('Most instances of each function; all HTTP functions count as one. Each is given its part of the hub\'s rates.')
+@minValue(1)
 @maxValue(1000)
-param maximumInstanceCount int = 40
+param maximumInstanceCount int = 4
 
 @description('How long nobody, the storage account\'s owners included, can change or delete a segment of the audit chain.')
 @minValue(1)
@@ -127,6 +132,12 @@ module functionApp 'modules/function-app.bicep' = {
       EDB_KEK_NAME: keyVault.outputs.kekName
       EDB_RELEASE_KEY_NAME: keyVault.outputs.releaseKeyName
       EDB_IOT_HUB_HOSTNAME: iotHub.outputs.hostName
+      EDB_IOT_HUB_TIER: iotHubSku
+      EDB_IOT_HUB_UNITS: string(iotHubUnits)
+      EDB_IOT_HUB_SHARE_PERCENT: string(iotHubSharePercent)
+      EDB_KEY_VAULT_SHARE_PERCENT: '80'
+      // Two functions work on twins, each on instances of its own: pages of a pass, and twin events.
+      EDB_MAX_INSTANCES: string(2 * maximumInstanceCount)
       EDB_POLICY_BLOB_URL: storage.outputs.policyBlobUri
       EDB_AUDIT_CONTAINER_URL: storage.outputs.auditContainerUri
       EDB_TRUSTED_ROOTS_FILE: '/home/site/wwwroot/trusted-roots.pem'

@@ -13,6 +13,17 @@ locals {
     APPLICATIONINSIGHTS_AUTHENTICATION_STRING = "ClientId=${azurerm_user_assigned_identity.function.client_id};Authorization=AAD"
     AZURE_CLIENT_ID                           = azurerm_user_assigned_identity.function.client_id
 
+    # Threads that wait for hub and vault; one process, for each would take a rate of its own.
+    PYTHON_THREADPOOL_THREAD_COUNT = "16"
+    FUNCTIONS_WORKER_PROCESS_COUNT = "1"
+
+    EDB_IOT_HUB_TIER            = var.iot_hub_sku
+    EDB_IOT_HUB_UNITS           = tostring(var.iot_hub_units)
+    EDB_IOT_HUB_SHARE_PERCENT   = tostring(var.iot_hub_share_percent)
+    EDB_KEY_VAULT_SHARE_PERCENT = "80"
+    # Two functions work on twins, each on instances of its own: pages of a pass, and twin events.
+    EDB_MAX_INSTANCES = tostring(2 * var.maximum_instance_count)
+
     EDB_AUDIENCE            = var.audience
     EDB_KEY_VAULT_URL       = azurerm_key_vault.main.vault_uri
     EDB_KEK_NAME            = azurerm_key_vault_key.kek.name

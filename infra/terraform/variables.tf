@@ -51,10 +51,26 @@ variable "iot_hub_units" {
   default = 1
 }
 
+variable "iot_hub_share_percent" {
+  type        = number
+  default     = 50
+  description = "Percent of the hub's rates that the function app takes; what devices do to their twins counts, too."
+
+  validation {
+    condition     = var.iot_hub_share_percent >= 1 && var.iot_hub_share_percent <= 100
+    error_message = "Expected 1 to 100."
+  }
+}
+
 variable "maximum_instance_count" {
   type        = number
-  default     = 40
-  description = "Most instances of the function app."
+  default     = 4
+  description = "Most instances of each function; all HTTP functions count as one. Each is given its part of the hub's rates."
+
+  validation {
+    condition     = var.maximum_instance_count >= 1 && var.maximum_instance_count <= 1000
+    error_message = "Expected 1 to 1000."
+  }
 }
 
 variable "audit_retention_days" {

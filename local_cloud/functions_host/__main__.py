@@ -10,6 +10,7 @@ import ssl
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -26,7 +27,11 @@ from local_cloud.functions_host.store import HostStore
 from shared import logs
 from shared.errors import EdbError, SettingsError
 
-_THREADS = min(32, (os.cpu_count() or 1) + 4)  # as the platform's worker has by default
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_THREADS = "PYTHON_THREADPOOL_THREAD_COUNT"
+_MOST_THREADS = 32
 _STOP_SECONDS = 3.0
 _log = logging.getLogger("functions_host")
 
@@ -80,7 +85,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         identity = IdentityEndpoint(identity_key, arguments.address)
         stack.push_async_callback(identity.close)
         os.environ.update(await identity.start())  # before the app is imported: it may look at once
-        engine = SdkEngine(load_app(arguments.app), folder=arguments.app, threads=_THREADS)
+        engine = SdkEngine(load_app(arguments.app), folder=arguments.app, threads=thread_count(os.environ))
         store = HostStore(arguments.state / "host.db")
         stack.callback(store.close)
         events = TwinHubEvents(arguments.hub_url, identity_key=identity_key, context=hub_trust)
@@ -98,6 +103,18 @@ async def _serve(arguments: argparse.Namespace) -> None:
         engine.close()
         with suppress(TimeoutError):  # a function that still runs is tried again after the next start
             await asyncio.wait_for(host.stop(), _STOP_SECONDS)
+
+
+def thread_count(environment: Mapping[str, str]) -> int:
+    """Return how many synchronous functions run at once, as the platform's worker has it.
+
+    Raises:
+        SettingsError: The setting is not what the worker takes.
+    """
+    text = environment.get(_THREADS) or str(min(_MOST_THREADS, (os.cpu_count() or 1) + 4))
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= _MOST_THREADS):
+        raise SettingsError([f"{_THREADS}: expected 1 to {_MOST_THREADS}, found {text!r}"])
+    return int(text)
 
 
 def _with_invocation(record: logging.LogRecord) -> bool:

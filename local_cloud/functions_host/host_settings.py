@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BATCH = 32
-"""Most messages of one queue that are worked on at once (the platform's limit)."""
+"""Most messages of one queue that are taken at once (the platform's limit)."""
 
 _TIME = re.compile(r"(\d{2}):(\d{2}):(\d{2})")
 
@@ -33,7 +33,8 @@ class HostSettings:
 
     Attributes:
         route_prefix: First part of every HTTP route, without slashes.
-        batch_size: Messages of one queue worked on at once.
+        batch_size: Messages of one queue that are taken at once.
+        new_batch_threshold: More are taken as soon as no more than so many are worked on.
         max_dequeue_count: Tries of a message before it goes to the poison queue.
         visibility_timeout: Seconds that a message waits after a failed try.
         message_encoding: How message text is written.
@@ -44,6 +45,7 @@ class HostSettings:
 
     route_prefix: str = "api"
     batch_size: int = 16
+    new_batch_threshold: int = 8
     max_dequeue_count: int = 5
     visibility_timeout: int = 0
     message_encoding: MessageEncoding = MessageEncoding.BASE64
@@ -69,9 +71,11 @@ def load_host_settings(path: Path) -> HostSettings:
         raise FormatError(f'{path}: /version: expected "2.0"')
     extensions = root.child("extensions")
     http, queues, events = (extensions.child(name) for name in ("http", "queues", "eventHubs"))
+    batch_size = queues.number("batchSize", 16, low=1, high=MAX_BATCH)
     return HostSettings(
         route_prefix=http.text("routePrefix", "api").strip("/"),
-        batch_size=queues.number("batchSize", 16, low=1, high=MAX_BATCH),
+        batch_size=batch_size,
+        new_batch_threshold=queues.number("newBatchThreshold", batch_size // 2, low=0, high=1000),
         max_dequeue_count=queues.number("maxDequeueCount", 5, low=1, high=100),
         visibility_timeout=queues.seconds("visibilityTimeout", 0),
         message_encoding=queues.encoding("messageEncoding"),

@@ -177,12 +177,16 @@ class QueueWorker:
             await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _take(self) -> list[Message]:
-        free = self._settings.batch_size - len(self._running)
-        return await asyncio.to_thread(self._store.take, self._queue, free) if free else []
+        if self._is_busy():
+            return []
+        return await asyncio.to_thread(self._store.take, self._queue, self._settings.batch_size)
+
+    def _is_busy(self) -> bool:
+        return len(self._running) > self._settings.new_batch_threshold
 
     async def _patience(self) -> float | None:
         """Return the seconds until a waiting message is visible; ``None`` waits for the bell alone."""
-        if len(self._running) >= self._settings.batch_size:
+        if self._is_busy():
             return None
         moment = await asyncio.to_thread(self._store.next_visible, self._queue)
         return None if moment is None else max(0.0, moment - time.time())

@@ -13,7 +13,6 @@ from aiohttp import web
 
 from local_cloud.twin_hub.faults import Fault, HubError
 from local_cloud.twin_hub.store import ANY
-from local_cloud.twin_hub.throttles import RETRY_AFTER
 from shared import strict_json
 from shared.errors import FormatError, StorageError
 from shared.types import parse_device_id
@@ -34,8 +33,13 @@ MAX_BODY = 1 << 20
 """Bytes of a request's body: a bulk call of 100 identities with tags and properties."""
 
 
-def guard(authorizer: ServiceAuthorizer) -> Middleware:
-    """Return the middleware that authorizes every request and words every refusal."""
+def guard(authorizer: ServiceAuthorizer, *, retry_after: int) -> Middleware:
+    """Return the middleware that authorizes every request and words every refusal.
+
+    Args:
+        authorizer: Knows who may come in.
+        retry_after: Seconds that a throttled caller is asked to wait.
+    """
 
     @web.middleware
     async def middleware(
@@ -46,7 +50,10 @@ def guard(authorizer: ServiceAuthorizer) -> Middleware:
             _check_version(request)
             return await handler(request)
         except HubError as error:
-            return _refusal(error.fault, str(error))
+            refusal = _refusal(error.fault, str(error))
+            if error.fault is Fault.THROTTLED:
+                refusal.headers["Retry-After"] = str(retry_after)
+            return refusal
         except FormatError as error:
             return _refusal(Fault.ARGUMENT_INVALID, str(error))
         except StorageError:
@@ -130,8 +137,6 @@ def _check_version(request: web.Request) -> None:
 def _refusal(fault: Fault, message: str) -> web.Response:
     tracking = uuid.uuid4().hex
     headers = {"iothub-errorcode": fault.name_on_wire, "x-ms-request-id": tracking}
-    if fault is Fault.THROTTLED:
-        headers["Retry-After"] = str(RETRY_AFTER)
     body = {
         "Message": f"ErrorCode:{fault.name_on_wire};{message}",
         "ExceptionMessage": f"Tracking ID:{tracking}",

@@ -56,7 +56,7 @@ async def serve(settings: Settings, *, ready: Callable[[int], None]) -> None:
     async with AsyncExitStack() as stack:
         store = _open_store(settings)
         stack.callback(store.close)
-        hub = Hub(store, Throttles(settings.tier))
+        hub = Hub(store, Throttles(settings.limits, retry_after=settings.retry_after))
         mqtt_socket = _listen(settings.address, settings.mqtt_port)
         https_socket = _listen(settings.address, settings.https_port)
         https_port: int = https_socket.getsockname()[1]
@@ -107,7 +107,9 @@ async def _serve_https(
     authorizer = ServiceAuthorizer(
         hosts=hosts, service_key=settings.service_key, identity_public_key=settings.identity_public_key
     )
-    app = web.Application(middlewares=[guard(authorizer)], client_max_size=MAX_BODY)
+    app = web.Application(
+        middlewares=[guard(authorizer, retry_after=settings.retry_after)], client_max_size=MAX_BODY
+    )
     app.add_routes([*IdentityRoutes(hub).routes(), *TwinRoutes(hub).routes()])
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_END_SECONDS)
     await runner.setup()

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local_cloud.twin_hub.sas import is_shared_access_key
-from local_cloud.twin_hub.throttles import Tier
+from local_cloud.twin_hub.throttles import RETRY_AFTER, Limit, Operation, limits_of_tier
 from shared.errors import SettingsError
+from shared.twin.capacity import HubTier
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MAX_PORT = 65535
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -35,7 +36,8 @@ class Settings:
     identity_public_key: bytes | None
     hostnames: Sequence[str]
     hub_name: str
-    tier: Tier | None
+    limits: Mapping[Operation, Limit]
+    retry_after: int
     stdin_lifeline: bool
     log_level: str
 
@@ -77,7 +79,11 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         identity_public_key=identity_public_key,
         hostnames=options.hostname,
         hub_name=options.hub_name,
-        tier=None if options.tier is None else Tier(options.tier),
+        limits={
+            **limits_of_tier(None if options.tier is None else HubTier(options.tier)),
+            **dict(options.throttle),
+        },
+        retry_after=options.retry_after,
         stdin_lifeline=options.stdin_lifeline,
         log_level=options.log_level,
     )
@@ -86,6 +92,20 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
 _DESCRIPTION = "An embedded emulator of Azure IoT Hub's twins. Prints 'ready https=PORT' when it serves."
 _CLIENT_CA_HELP = "PEM issuers of devices' certificates, or self-signed ones of single devices; repeatable"
 _IDENTITY_HELP = "PEM key that access tokens are verified with; without it there are none"
+
+_OPERATIONS = {operation.value.replace(" ", "-"): operation for operation in Operation}
+_LIMIT = "OPERATION=CALLS/SECONDS"
+_THROTTLE_HELP = f"another limit than the tier's for one of {', '.join(_OPERATIONS)}; repeatable"
+_RETRY_AFTER_HELP = "what a throttled caller is asked to wait (default: %(default)s)"
+
+
+def _throttle(text: str) -> tuple[Operation, Limit]:
+    name, _, limit = text.partition("=")
+    calls, _, seconds = limit.partition("/")
+    numbers = calls.isdecimal() and seconds.isdecimal() and int(calls) and int(seconds)
+    if name not in _OPERATIONS or not numbers:
+        raise argparse.ArgumentTypeError(f"expected {_LIMIT}, found {text!r}")
+    return _OPERATIONS[name], Limit(calls=int(calls), seconds=int(seconds))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,7 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     add_file("--identity-public-key", dest="identity_public_key_file", help=_IDENTITY_HELP)
     add("--hostname", action="append", default=[], metavar="NAME", help="a further name; repeatable")
     add("--hub-name", default="local-hub", metavar="NAME", help="as events name it (default: %(default)s)")
-    add("--tier", choices=[tier.value for tier in Tier], help="throttle as one unit of it (default: not)")
+    add("--tier", choices=[tier.value for tier in HubTier], help="throttle as one unit of it (default: not)")
+    add("--throttle", type=_throttle, action="append", default=[], metavar=_LIMIT, help=_THROTTLE_HELP)
+    add("--retry-after", type=int, default=RETRY_AFTER, metavar="SECONDS", help=_RETRY_AFTER_HELP)
     add("--stdin-lifeline", action="store_true", help="end when standard input ends")
     add("--log-level", default="INFO", choices=_LOG_LEVELS, help="default: %(default)s")
     return parser

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from local_cloud.twin_hub.faults import Fault, HubError
+from shared.twin.capacity import HubTier, limits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 RETRY_AFTER = 10
-"""Seconds that a throttled caller is asked to wait."""
+"""Seconds that a throttled caller is asked to wait, unless told."""
 
 BURST_SECONDS = 60.0
 """How much of its rate a quiet hub saves up."""
@@ -30,38 +31,36 @@ class Operation(enum.Enum):
     REGISTRY = "identity registry operations"
 
 
-class Tier(enum.Enum):
-    """One unit of a paid tier."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """So many calls within so many seconds, and as many at once after a while without any."""
 
-    S1 = "S1"
-    S2 = "S2"
-    S3 = "S3"
+    calls: float
+    seconds: float
+
+
+def limits_of_tier(tier: HubTier | None, *, burst_seconds: float = BURST_SECONDS) -> dict[Operation, Limit]:
+    """Return the limits of one unit of a tier; none without one."""
+    if tier is None:
+        return {}
+    published, scale = limits_of(tier, 1), {HubTier.S2: _S2, HubTier.S3: _S3}.get(tier, _SMALLEST)
+    rates = {
+        Operation.TWIN_READ: published.reads,
+        Operation.TWIN_UPDATE: published.updates,
+        Operation.QUERY: published.queries,
+        **scale,
+    }
+    return {
+        operation: Limit(calls=rate * burst_seconds, seconds=burst_seconds)
+        for operation, rate in rates.items()
+    }
 
 
 _PER_MINUTE = 1 / 60
-_RATES: dict[Tier, dict[Operation, float]] = {  # operations a second
-    Tier.S1: {
-        Operation.TWIN_READ: 100,
-        Operation.TWIN_UPDATE: 50,
-        Operation.QUERY: 20 * _PER_MINUTE,
-        Operation.CONNECT: 100,
-        Operation.REGISTRY: 100 * _PER_MINUTE,
-    },
-    Tier.S2: {
-        Operation.TWIN_READ: 100,
-        Operation.TWIN_UPDATE: 50,
-        Operation.QUERY: 20 * _PER_MINUTE,
-        Operation.CONNECT: 120,
-        Operation.REGISTRY: 100 * _PER_MINUTE,
-    },
-    Tier.S3: {
-        Operation.TWIN_READ: 500,
-        Operation.TWIN_UPDATE: 250,
-        Operation.QUERY: 1000 * _PER_MINUTE,
-        Operation.CONNECT: 6000,
-        Operation.REGISTRY: 5000 * _PER_MINUTE,
-    },
-}
+# Operations a second that only devices and enrolment make.
+_SMALLEST = {Operation.CONNECT: 100, Operation.REGISTRY: 100 * _PER_MINUTE}
+_S2 = {Operation.CONNECT: 120, Operation.REGISTRY: 100 * _PER_MINUTE}
+_S3 = {Operation.CONNECT: 6000, Operation.REGISTRY: 5000 * _PER_MINUTE}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,24 +83,25 @@ class Throttles:
     """The buckets of one hub.
 
     Args:
-        tier: Whose rates hold; ``None`` for no limit.
-        burst_seconds: How much of its rate a bucket holds when it is full.
+        limits: By operation; one that is not there is not limited, and without any none is.
+        retry_after: Seconds that a throttled caller is asked to wait.
         clock: Returns seconds that only rise.
     """
 
     def __init__(
         self,
-        tier: Tier | None,
+        limits: Mapping[Operation, Limit] | None,
         *,
-        burst_seconds: float = BURST_SECONDS,
+        retry_after: int = RETRY_AFTER,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.retry_after = retry_after
         self._clock = clock
         self._buckets = {}
-        for operation, rate in _RATES[tier].items() if tier is not None else ():
-            capacity = max(1.0, math.floor(rate * burst_seconds))
+        for operation, limit in (limits or {}).items():
+            capacity = max(1.0, math.floor(limit.calls))
             self._buckets[operation] = _Bucket(
-                rate=rate, capacity=capacity, level=capacity, filled_at=clock()
+                rate=limit.calls / limit.seconds, capacity=capacity, level=capacity, filled_at=clock()
             )
 
     def take(self, operation: Operation) -> None:
@@ -113,5 +113,6 @@ class Throttles:
         bucket = self._buckets.get(operation)
         if bucket is not None and not bucket.take(self._clock()):
             raise HubError(
-                Fault.THROTTLED, f"throttled: wait {RETRY_AFTER} seconds; operation type: {operation.value}"
+                Fault.THROTTLED,
+                f"throttled: wait {self.retry_after} seconds; operation type: {operation.value}",
             )

@@ -8,7 +8,7 @@ device's own. A full pass lists the fleet in pages.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shared.release.document import SIGNATURE_BYTES, Release, ReleasedKey, assemble, encode_claims
@@ -20,10 +20,11 @@ ROWS_PER_PAGE: Final = 1000
 """Rows of one query page, the hub's most."""
 
 METER_BYTES: Final = 4096
-"""Bytes of a twin operation that count as one message."""
+"""Bytes of a twin operation that count as one message in the paid tiers."""
 
-SIGNATURES_PER_SECOND: Final = 200.0
-"""EC P-256 operations of one vault's HSM: 2,000 in 10 seconds."""
+SHARE_PERCENT: Final = 50
+"""How much of the hub's limits the function app takes unless told. What devices do to their twins counts by
+the same limits: each release that is written is acknowledged, which is one write of the device's own."""
 
 REPORT_BYTES: Final = 2600
 """What a device reports besides its keys: a public key, a chain of three, its status."""
@@ -36,8 +37,9 @@ _DIGEST_BYTES = 32
 
 
 class HubTier(enum.Enum):
-    """A paid tier of the hub."""
+    """A tier of the hub; ``F1`` is the free one, of one unit."""
 
+    F1 = "F1"
     S1 = "S1"
     S2 = "S2"
     S3 = "S3"
@@ -52,17 +54,30 @@ class HubLimits:
         updates: Twin updates a second.
         queries: Query pages a second.
         messages: Metered messages a day.
+        meter_bytes: Bytes of a twin operation that count as one message.
     """
 
     reads: float
     updates: float
     queries: float
     messages: int
+    meter_bytes: int = METER_BYTES
+
+    def share(self, percent: int) -> HubLimits:
+        """Return so much of the rates: devices and other back ends use the hub, too. A day stays a day."""
+        return replace(
+            self,
+            reads=self.reads * percent / 100,
+            updates=self.updates * percent / 100,
+            queries=self.queries * percent / 100,
+        )
 
 
 def limits_of(tier: HubTier, units: int) -> HubLimits:
     """Return the limits of a hub with so many units of a tier (Azure, "IoT Hub quotas and throttling")."""
     match tier:
+        case HubTier.F1:
+            return HubLimits(reads=100, updates=50, queries=20 / 60, messages=8000, meter_bytes=512)
         case HubTier.S1:
             return HubLimits(reads=100, updates=50, queries=20 * units / 60, messages=400_000 * units)
         case HubTier.S2:
@@ -79,6 +94,36 @@ def limits_of(tier: HubTier, units: int) -> HubLimits:
                 queries=1000 * units / 60,
                 messages=300_000_000 * units,
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultLimits:
+    """What a vault allows, each a second: it counts 10 seconds at a time.
+
+    Args:
+        reads: Reads and listings of secrets and keys.
+        writes: Writes of secrets.
+        unwraps: Private operations of an RSA-3072 key in its HSM.
+        signatures: Of an EC P-256 key in its HSM.
+    """
+
+    reads: float
+    writes: float
+    unwraps: float
+    signatures: float
+
+    def share(self, percent: int) -> VaultLimits:
+        """Return so much of them."""
+        return VaultLimits(
+            reads=self.reads * percent / 100,
+            writes=self.writes * percent / 100,
+            unwraps=self.unwraps * percent / 100,
+            signatures=self.signatures * percent / 100,
+        )
+
+
+VAULT_LIMITS: Final = VaultLimits(reads=400, writes=30, unwraps=50, signatures=200)
+"""Those of one vault and region (Azure, "Key Vault service limits")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,15 +159,15 @@ def distribution(*, devices: int, keys: int, wrapped_bytes: int, limits: HubLimi
         limits: The hub's.
     """
     desired = desired_bytes(keys, wrapped_bytes)
-    read = _metered(REPORT_BYTES + desired + keys * ACKNOWLEDGEMENT_BYTES)
-    write = _metered(desired)
-    acknowledge = _metered(keys * ACKNOWLEDGEMENT_BYTES)
+    read = _metered(REPORT_BYTES + desired + keys * ACKNOWLEDGEMENT_BYTES, limits)
+    write = _metered(desired, limits)
+    acknowledge = _metered(keys * ACKNOWLEDGEMENT_BYTES, limits)
     listing = listing_pass(devices=devices, limits=limits)
     return Effort(
         seconds={
             "twin reads": devices / limits.reads,
             "twin updates": devices / limits.updates,
-            "signatures of the vault": devices / SIGNATURES_PER_SECOND,
+            "signatures of the vault": devices / VAULT_LIMITS.signatures,
             "query pages": listing.seconds["query pages"],
             "messages a day": _days(devices * (read + write + acknowledge) + listing.messages, limits),
         },
@@ -177,8 +222,8 @@ def keys_that_fit(wrapped_bytes: int, *, budget: int = DESIRED_BUDGET) -> int:
     return keys
 
 
-def _metered(size: int) -> int:
-    return max(1, -(-size // METER_BYTES))
+def _metered(size: int, limits: HubLimits) -> int:
+    return max(1, -(-size // limits.meter_bytes))
 
 
 def _days(messages: int, limits: HubLimits) -> float:

@@ -12,11 +12,11 @@ from simulators.vault_process import VaultProcess
 from functions.adapters.key_vault import (
     VaultKek,
     VaultReleaseSigner,
-    VaultRetryPolicy,
     check_kek,
     check_release_key,
 )
 from functions.adapters.key_vault_secrets import SecretClassKeyStore
+from functions.adapters.vault_calls import vault_options
 from functions.class_keys import ClassKeys
 from local_cloud.vault_keys import KEK_NAME, RELEASE_KEY_NAME, ensure_vault_keys
 from shared.errors import KeyUnavailable
@@ -44,7 +44,7 @@ def store_in(vault) -> SecretClassKeyStore:
         vault.function_app,
         connection_verify=str(vault.ca_file),
         verify_challenge_resource=False,
-        retry_policy=VaultRetryPolicy(),
+        **vault_options(None),
     )
     return SecretClassKeyStore(client)
 

@@ -45,7 +45,8 @@ class Deployment:
     """One deployment, whichever language says it.
 
     ``switches`` holds what must be on or off, by a name; ``app_settings`` are the function app's, with their
-    expressions; ``containers`` tells of each whether what is in it can never be changed.
+    expressions; ``containers`` tells of each whether what is in it can never be changed; ``scale_out_limit``
+    is the expression of the most instances.
     """
 
     grants: list[Grant]
@@ -55,6 +56,7 @@ class Deployment:
     queues: set[str]
     containers: dict[str, bool]
     routes: list[tuple[str, str]]
+    scale_out_limit: str
 
 
 def from_bicep(folder: Path) -> Deployment:
@@ -134,6 +136,9 @@ def from_bicep(folder: Path) -> Deployment:
             for route in hub["properties"]["routing"]["routes"]
             for name in route["endpointNames"]
             if route["isEnabled"]
+        ],
+        scale_out_limit=main.modules["functionApp"][1]["params"][
+            app["properties"]["functionAppConfig"]["scaleAndConcurrency"]["maximumInstanceCount"]
         ],
     )
 
@@ -245,6 +250,7 @@ def from_terraform(folder: Path) -> Deployment:
             for name in route["endpoint_names"]
             if route["enabled"]
         ],
+        scale_out_limit=config["scaleAndConcurrency"]["maximumInstanceCount"].strip("${}"),
     )
 
 

@@ -23,6 +23,9 @@ var hostSettings = {
   APPLICATIONINSIGHTS_CONNECTION_STRING: insightsConnectionString
   APPLICATIONINSIGHTS_AUTHENTICATION_STRING: 'ClientId=${identityClientId};Authorization=AAD'
   AZURE_CLIENT_ID: identityClientId
+  // Threads that wait for hub and vault; one process, for each would take a rate of its own.
+  PYTHON_THREADPOOL_THREAD_COUNT: '16'
+  FUNCTIONS_WORKER_PROCESS_COUNT: '1'
 }
 
 resource plan 'Microsoft.Web/serverfarms@2025-03-01' = {

@@ -8,6 +8,7 @@ import pytest
 from simulators.cloud import APP
 
 from functions.class_keys import CACHE_SECONDS, ClassKeys
+from functions.token_bucket import BusyError
 from shared.errors import Conflict, KeyUnavailable, NotFound, VerificationError
 from shared.keys.envelope import parse_envelope
 
@@ -138,6 +139,26 @@ class TestSealingAnew:
         assert self.kids(cloud) != self.kids(cloud, "other")
         with pytest.raises(NotFound):
             keys.rewrap("nobody")
+
+    def test_what_the_vaults_rate_leaves_no_time_for_remains_for_the_next_call(
+        self, cloud, keys, monkeypatch
+    ):
+        keys.rotate(APP)
+        cloud.kek.rotate()
+        replaced, replace = [], cloud.store.replace_envelope
+
+        def one_and_no_more(*arguments, **options):
+            if replaced:
+                raise BusyError("vault, write: too late")
+            replaced.append(arguments)
+            replace(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cloud.store, "replace_envelope", one_and_no_more)
+            done = keys.rewrap()
+        assert (done.rewrapped, done.remaining) == (1, 1)
+        done = keys.rewrap()
+        assert (done.rewrapped, done.remaining) == (1, 0)
 
     def test_an_envelope_that_does_not_open_remains_and_stops_no_other(self, cloud, keys, caplog):
         keys.provision("other", bits=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from simulators.app import App
@@ -10,7 +11,9 @@ from simulators.cloud import APP, Cloud
 from simulators.fleet import Authority, Device
 from simulators.registry import MemoryRegistry
 
-from functions import distribute_key
+from functions import deadline, distribute_key
+from functions.adapters.iot_hub import CALL_SECONDS
+from functions.token_bucket import BusyError
 from shared.errors import Conflict, TransportError
 from shared.types import DeviceId
 
@@ -228,6 +231,76 @@ class TestIsolation:
         conflict = Conflict("the twin changed", code="twin_conflict")
         fleet.cloud.registry.faults["patch"] = [conflict] * 4
         assert fleet.cloud.run("edge-00") == [DeviceId("edge-00")]
+
+
+class TestTime:
+    def test_what_a_page_did_not_get_to_is_put_back_and_does_not_count_as_an_attempt(
+        self, fleet, monkeypatch
+    ):
+        fleet.tick()
+        text = fleet.queues["distribute-pages"].pop()
+        with monkeypatch.context() as patch:
+            patch.setattr(distribute_key, "WORK_SECONDS", 3600)
+            time_is_up_after(fleet, device_steps=1, patch=patch)
+            fleet.message("DistributeKeyPage", text)
+        assert list(states(fleet).values()) == ["released", None, None]
+        [page] = [json.loads(text) for text in fleet.queues["distribute-pages"]]
+        assert (page["devices"], page["attempt"]) == (["edge-01", "edge-02"], 1)
+        fleet.drain()
+        assert set(states(fleet).values()) == {"released"}
+
+    def test_a_page_of_which_nothing_is_done_in_time_counts_as_an_attempt(self, fleet, monkeypatch):
+        fleet.tick()
+        text = fleet.queues["distribute-pages"].pop()
+        with monkeypatch.context() as patch:
+            patch.setattr(distribute_key, "WORK_SECONDS", 0)
+            fleet.message("DistributeKeyPage", text)
+        [page] = [json.loads(text) for text in fleet.queues["distribute-pages"]]
+        assert (len(page["devices"]), page["attempt"]) == (3, 2)
+
+    def test_events_that_there_was_no_time_for_are_put_on_the_queue(self, fleet, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(distribute_key, "WORK_SECONDS", 0)
+            fleet.events(updated("edge-01", REPORTED), updated("edge-02", REPORTED))
+        fleet.drain()
+        assert states(fleet) == {"edge-00": None, "edge-01": "released", "edge-02": "released"}
+
+    def test_a_pass_that_is_interrupted_keeps_what_it_found_and_goes_on_from_there(self, fleet, monkeypatch):
+        registry = fleet.cloud.registry
+        monkeypatch.setattr(registry, "_page_size", 2)
+        listed, rows = [], registry.rows
+
+        def busy_at_the_second_page(*, token):
+            listed.append(token)
+            if len(listed) == 2:
+                raise BusyError("hub, query: the next call may go in 90 s")
+            return rows(token=token)
+
+        monkeypatch.setattr(registry, "rows", busy_at_the_second_page)
+        fleet.tick()
+        assert listed == [None, "2", "2"]
+        fleet.drain()
+        assert set(states(fleet).values()) == {"released"}
+
+    def test_a_message_is_worked_on_for_less_long_than_the_host_lets_it(self):
+        host = json.loads((Path(__file__).parents[3] / "host.json").read_text())
+        hours, minutes, seconds = map(int, host["functionTimeout"].split(":"))
+        limit = hours * 3600 + minutes * 60 + seconds
+        assert distribute_key.PASS_SECONDS <= distribute_key.WORK_SECONDS
+        assert limit > distribute_key.WORK_SECONDS + 2 * CALL_SECONDS
+
+
+def time_is_up_after(fleet, *, device_steps, patch):
+    """Let the time of whatever runs be over after so many twins were read."""
+    registry = fleet.cloud.registry
+    read, reads = registry.read, []
+
+    def counted(device_id):
+        reads.append(device_id)
+        return read(device_id)
+
+    patch.setattr(registry, "read", counted)
+    patch.setattr(deadline, "remaining", lambda: 0.0 if len(reads) > device_steps else 60.0)
 
 
 class TestAudit:

@@ -8,6 +8,7 @@ import threading
 import pytest
 from simulators.cloud import APP
 
+from functions.token_bucket import BusyError
 from shared.errors import KeyUnavailable, TransportError
 
 PARTS = (
@@ -65,6 +66,13 @@ def test_a_part_that_is_not_ready_is_named_and_nothing_else_is_told(app, monkeyp
     assert str(error).encode() not in reply.body
     (record,) = [record for record in caplog.records if record.message == "part_not_ready"]
     assert (record.part, record.correlation_id) == (part, reply.document["correlation_id"])
+
+
+@pytest.mark.parametrize("part", OPERATIONS)
+def test_a_part_that_our_own_rate_leaves_no_room_to_ask_is_not_amiss(app, monkeypatch, part):
+    port, operation = OPERATIONS[part]
+    monkeypatch.setattr(getattr(app.cloud, port), operation, breaking(BusyError("too late")))
+    assert ready(app).status == 200
 
 
 def test_a_policy_that_has_ended_is_not_in_force(make_app):

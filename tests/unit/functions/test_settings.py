@@ -11,8 +11,10 @@ import pytest
 from simulators.app import environment
 
 from functions.app import build_app
+from functions.call_rates import Allowance
 from functions.settings import Settings
 from shared.errors import SettingsError
+from shared.twin.capacity import HubTier
 
 
 def test_defaults_stand_in_for_names_alone(cloud, tmp_path):
@@ -56,6 +58,52 @@ def test_an_optional_setting_that_makes_no_sense_is_told(cloud, tmp_path, name, 
         Settings.from_environment(environment(cloud, tmp_path, **{name: value}))
     (problem,) = caught.value.problems
     assert problem.startswith(f"{name}: ")
+
+
+def test_without_settings_of_rates_nothing_is_limited_and_nobody_shares(cloud, tmp_path):
+    allowance = Settings.from_environment(environment(cloud, tmp_path)).allowance
+    assert (allowance.hub_tier, allowance.vault_share_percent, allowance.instances) == (None, None, 1)
+
+
+def test_rates_follow_tier_units_shares_instances_and_worker_processes(cloud, tmp_path):
+    values = environment(
+        cloud,
+        tmp_path,
+        EDB_IOT_HUB_TIER="S3",
+        EDB_IOT_HUB_UNITS="2",
+        EDB_KEY_VAULT_SHARE_PERCENT="70",
+        EDB_MAX_INSTANCES="8",
+        FUNCTIONS_WORKER_PROCESS_COUNT="2",
+    )
+    assert Settings.from_environment(values).allowance == Allowance(
+        hub_tier=HubTier.S3, hub_units=2, hub_share_percent=50, vault_share_percent=70, instances=16
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"EDB_IOT_HUB_TIER": "S1", "EDB_MAX_INSTANCES": None},
+        {"EDB_KEY_VAULT_SHARE_PERCENT": "80", "EDB_MAX_INSTANCES": None},
+        {"EDB_IOT_HUB_TIER": "S4"},
+        {"EDB_IOT_HUB_TIER": "F1", "EDB_IOT_HUB_UNITS": "2"},
+        {"EDB_IOT_HUB_TIER": "S1", "EDB_IOT_HUB_UNITS": "0"},
+        {"EDB_IOT_HUB_TIER": "S1", "EDB_IOT_HUB_UNITS": "201"},
+        {"EDB_IOT_HUB_TIER": "S1", "EDB_IOT_HUB_SHARE_PERCENT": "101"},
+        {"EDB_IOT_HUB_TIER": "S1", "EDB_IOT_HUB_SHARE_PERCENT": "80%"},
+        {"EDB_IOT_HUB_UNITS": "2"},
+        {"EDB_IOT_HUB_SHARE_PERCENT": "50"},
+        {"EDB_KEY_VAULT_SHARE_PERCENT": "0"},
+        {"EDB_MAX_INSTANCES": "-1"},
+        {"FUNCTIONS_WORKER_PROCESS_COUNT": "many"},
+    ],
+)
+def test_a_setting_of_rates_that_makes_no_sense_is_told(cloud, tmp_path, changes):
+    values = environment(cloud, tmp_path, **{"EDB_MAX_INSTANCES": "8", **changes})
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(values)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{list(changes)[-1]}: ")
 
 
 def test_all_problems_are_told_together(cloud, tmp_path):

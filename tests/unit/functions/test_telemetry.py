@@ -15,9 +15,11 @@ from simulators.app import App
 from simulators.build_machine import BuildMachine
 from simulators.cloud import APP, Cloud
 from simulators.otlp_collector import OtlpCollector, attributes_of
+from simulators.virtual_time import VirtualTime
 
 from functions import telemetry
 from functions.adapters.key_vault import vault_errors
+from functions.call_rates import CallRates, HubCall
 from functions.telemetry import METRICS, Kind
 from shared.errors import TransportError
 
@@ -70,6 +72,11 @@ def do_everything(app):
     app.policy_file.write_bytes(good)
     with vault_errors("reading the key encryption key"):
         pass
+    time = VirtualTime()
+    rates = CallRates("hub", clock=time.clock, sleep=time.sleep)
+    rates.refused(HubCall.QUERY, 12)
+    for _ in range(3):
+        rates.take(HubCall.QUERY)
     keys = [cloud.class_keys.open(APP, 1).reveal()]
     public = [device.identity()["device_public_key"], body["client_public_key"], body["client_cert"]]
     return [
@@ -128,6 +135,7 @@ def test_what_is_counted_is_what_happened(collector):
     assert latest("edb.requests", contract="WrapKey", status="503") == 1
     assert latest("edb.denials", event="wrap", reason="certificate_missing") == 1
     assert latest("edb.wraps", event="wrap", algorithm="RSA-OAEP-256") == 2
+    assert latest("edb.throttled", peer="hub", call="query") == 1
     assert latest("edb.wraps", event="distribute", algorithm="HPKE-X25519") == 1
     assert latest("edb.devices", outcome="written") == 1
     assert latest("edb.devices", outcome="denied") >= 1

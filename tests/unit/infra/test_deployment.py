@@ -98,6 +98,10 @@ EXAMPLES = {
     "EDB_KEK_NAME": "class-key-kek",
     "EDB_RELEASE_KEY_NAME": "release-signing",
     "EDB_IOT_HUB_HOSTNAME": "edb.azure-devices.net",
+    "EDB_IOT_HUB_TIER": "S1",
+    "EDB_IOT_HUB_UNITS": "1",
+    "EDB_IOT_HUB_SHARE_PERCENT": "50",
+    "EDB_MAX_INSTANCES": "8",
     "EDB_POLICY_BLOB_URL": "https://edb.blob.core.windows.net/release-policy/policy.json",
     "EDB_AUDIT_CONTAINER_URL": "https://edb.blob.core.windows.net/audit",
     "EDB_DISTRIBUTE_SCHEDULE": "0 */5 * * * *",
@@ -115,6 +119,19 @@ def test_function_app_accepts_the_settings_that_it_is_given(deployed):
     # The roots come with the app's package, and are not here.
     assert {problem.split(":")[0] for problem in caught.value.problems} == {"EDB_TRUSTED_ROOTS_FILE"}
     assert all("cannot read" in problem for problem in caught.value.problems)
+
+
+def test_rates_are_shared_by_as_many_instances_as_the_plan_lets_there_be(deployed):
+    settings = deployed.app_settings
+    limit = deployed.scale_out_limit
+
+    # Of the functions that scale each by itself, two work on twins: pages, and twin events.
+    assert settings["EDB_MAX_INSTANCES"].replace(" ", "") in (
+        f"string(2*{limit})",
+        f"${{tostring(2*{limit})}}",
+    )
+    assert settings["FUNCTIONS_WORKER_PROCESS_COUNT"] == "1"
+    assert 1 <= int(settings["PYTHON_THREADPOOL_THREAD_COUNT"]) <= 32
 
 
 def test_every_connection_of_the_function_app_is_made_by_its_identity(deployed):

@@ -10,6 +10,7 @@ import pytest
 from azure.functions.meta import Datum
 
 from local_cloud.functions_host import twin_events
+from local_cloud.functions_host.__main__ import thread_count
 from local_cloud.functions_host.access_keys import AccessKeys, AuthLevel, load_access_keys
 from local_cloud.functions_host.definitions import (
     RETURN,
@@ -28,7 +29,7 @@ from local_cloud.functions_host.schedule import parse_schedule
 from local_cloud.functions_host.store import HostStore
 from local_cloud.functions_host.timers import Timer
 from local_cloud.functions_host.twin_events import EventConsumer, HubEvent
-from shared.errors import FormatError, StorageError, TransportError
+from shared.errors import FormatError, SettingsError, StorageError, TransportError
 
 
 @pytest.fixture
@@ -181,6 +182,7 @@ def test_host_json_is_read_as_far_as_it_matters(tmp_path):
     path = tmp_path / "host.json"
     queues = {
         "batchSize": 4,
+        "newBatchThreshold": 1,
         "maxDequeueCount": 2,
         "visibilityTimeout": "00:01:30",
         "messageEncoding": "none",
@@ -190,6 +192,7 @@ def test_host_json_is_read_as_far_as_it_matters(tmp_path):
     assert load_host_settings(path) == HostSettings(
         route_prefix="v1",
         batch_size=4,
+        new_batch_threshold=1,
         max_dequeue_count=2,
         visibility_timeout=90,
         message_encoding=MessageEncoding.NONE,
@@ -197,6 +200,8 @@ def test_host_json_is_read_as_far_as_it_matters(tmp_path):
     )
     path.write_text('{"version": "2.0"}')
     assert load_host_settings(path) == HostSettings()
+    path.write_text('{"version": "2.0", "extensions": {"queues": {"batchSize": 6}}}')
+    assert load_host_settings(path).new_batch_threshold == 3
 
 
 @pytest.mark.parametrize(
@@ -225,6 +230,17 @@ def test_a_fault_in_host_json_is_named_by_its_place(tmp_path, document, pointer)
     with pytest.raises(FormatError) as caught:
         load_host_settings(path)
     assert pointer in str(caught.value)
+
+
+def test_threads_are_as_many_as_the_workers_setting_says():
+    assert thread_count({"PYTHON_THREADPOOL_THREAD_COUNT": "16"}) == 16
+    assert 5 <= thread_count({}) <= 32
+
+
+@pytest.mark.parametrize("text", ["0", "33", "-1", "many", "٣"])
+def test_a_number_of_threads_that_the_worker_would_not_take_is_told(text):
+    with pytest.raises(SettingsError, match="PYTHON_THREADPOOL_THREAD_COUNT: expected 1 to 32"):
+        thread_count({"PYTHON_THREADPOOL_THREAD_COUNT": text})
 
 
 # --- function keys

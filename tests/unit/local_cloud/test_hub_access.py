@@ -15,8 +15,9 @@ from local_cloud.twin_hub.identities import Identity, IdentityRequest
 from local_cloud.twin_hub.mqtt_codec import Connect, ReturnCode
 from local_cloud.twin_hub.sas import parse_sas, verify_sas
 from local_cloud.twin_hub.settings import parse_settings
-from local_cloud.twin_hub.throttles import Operation, Throttles, Tier
+from local_cloud.twin_hub.throttles import Limit, Operation, Throttles, limits_of_tier
 from shared.errors import FormatError, SettingsError, VerificationError
+from shared.twin.capacity import HubTier
 from shared.types import DeviceId
 
 KEY = base64.b64encode(b"k" * 32).decode()
@@ -179,7 +180,7 @@ def test_wildcards_over_everything_are_not_allowed():
 
 def test_throttle_lets_its_burst_pass_and_fills_again():
     now = [0.0]
-    throttles = Throttles(Tier.S1, burst_seconds=1, clock=lambda: now[0])
+    throttles = Throttles(limits_of_tier(HubTier.S1, burst_seconds=1), clock=lambda: now[0])
     for _ in range(50):
         throttles.take(Operation.TWIN_UPDATE)
 
@@ -192,6 +193,31 @@ def test_throttle_lets_its_burst_pass_and_fills_again():
     throttles.take(Operation.TWIN_UPDATE)
     with pytest.raises(HubError):
         throttles.take(Operation.TWIN_UPDATE)
+
+
+def test_throttle_of_its_own_replaces_the_tiers(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(KEY + "\n")
+    files = [
+        word
+        for option in ("--state", "--server-cert", "--server-key", "--service-key-file")
+        for word in (option, str(path))
+    ]
+
+    settings = parse_settings(
+        [*files, "--tier", "S1", "--throttle", "twin-updates=7/2", "--retry-after", "1"]
+    )
+
+    assert settings.limits[Operation.TWIN_UPDATE] == Limit(calls=7, seconds=2)
+    assert settings.limits[Operation.TWIN_READ] == limits_of_tier(HubTier.S1)[Operation.TWIN_READ]
+    assert settings.retry_after == 1
+
+
+@pytest.mark.parametrize("text", ["twin-updates", "twin-updates=7", "twin-updates=0/2", "writes=7/2", "=7/2"])
+def test_throttle_that_makes_no_sense_is_told(tmp_path, text, capsys):
+    with pytest.raises(SystemExit):
+        parse_settings(["--throttle", text])
+    assert f"expected OPERATION=CALLS/SECONDS, found '{text}'" in capsys.readouterr().err
 
 
 def test_problems_of_the_settings_are_told_together(tmp_path):

@@ -122,18 +122,19 @@ def test_a_failing_message_is_tried_as_often_as_allowed_and_then_poisoned(store)
     assert [call[1:] for call in calls if call[0] == "good"] == [(1, 0)]
 
 
-def test_no_more_than_a_batch_is_worked_on_at_once(store):
+@pytest.mark.parametrize(("batch", "threshold", "most"), [(3, 0, 3), (1, 0, 1), (3, 3, 6)])
+def test_no_more_than_a_batch_and_its_threshold_is_worked_on_at_once(store, batch, threshold, most):
     async def scenario():
-        rig = Rig(store, batch_size=3)
+        rig = Rig(store, batch_size=batch, new_batch_threshold=threshold)
         rig.engine.hold.clear()
         await rig.put(*(str(number) for number in range(10)))
         task = asyncio.create_task(rig.work_until(lambda: not store.lengths()))
-        await until(lambda: rig.engine.running == 3)
+        await until(lambda: rig.engine.running == most)
         rig.engine.hold.set()
         await task
         return rig.engine.most_running, len(rig.engine.calls)
 
-    assert asyncio.run(scenario()) == (3, 10)
+    assert asyncio.run(scenario()) == (most, 10)
 
 
 def test_a_failed_message_waits_for_the_visibility_timeout(store):

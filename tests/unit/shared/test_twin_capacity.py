@@ -24,6 +24,7 @@ WRAPPED = {"RSA-2048": 256, "RSA-3072": 384, "RSA-4096": 512, "P-256": 113, "X25
 @pytest.mark.parametrize(
     ("tier", "units", "limits"),
     [
+        (HubTier.F1, 1, (100, 50, 20 / 60, 8000)),
         (HubTier.S1, 1, (100, 50, 20 / 60, 400_000)),
         (HubTier.S1, 4, (100, 50, 80 / 60, 1_600_000)),
         (HubTier.S2, 3, (100, 50, 1, 18_000_000)),
@@ -34,6 +35,18 @@ WRAPPED = {"RSA-2048": 256, "RSA-3072": 384, "RSA-4096": 512, "P-256": 113, "X25
 def test_limits_are_those_of_the_tier_and_its_units(tier, units, limits):
     found = limits_of(tier, units)
     assert (found.reads, found.updates, found.queries, found.messages) == pytest.approx(limits)
+
+
+def test_a_share_is_of_the_rates_and_not_of_the_day():
+    found = limits_of(HubTier.S1, 1).share(50)
+    assert (found.reads, found.updates, found.queries) == pytest.approx((50, 25, 10 / 60))
+    assert found.messages == 400_000
+
+
+def test_the_free_tier_counts_smaller_messages():
+    free = distribution(devices=10, keys=1, wrapped_bytes=256, limits=limits_of(HubTier.F1, 1))
+    paid = distribution(devices=10, keys=1, wrapped_bytes=256, limits=limits_of(HubTier.S1, 1))
+    assert free.messages > paid.messages == 30
 
 
 def test_updates_bind_on_a_small_hub_and_the_vault_on_a_large_one():
