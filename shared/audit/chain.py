@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from shared import strict_json
@@ -37,6 +37,7 @@ MAX_INTEGER: Final = 2**53
 
 _HASH_BYTES = 32
 _HEX = re.compile(r"[0-9a-f]{64}")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +66,17 @@ class Entry:
         prev: The hash of the entry before it.
         hash: Its own.
         record: What is recorded.
+
+    Attributes:
+        canonical: The record's canonical JSON, kept by :func:`link`, which has made it for the hash. An entry
+            that was read has none: what its record hashes to is for :func:`verify` to find out.
     """
 
     seq: int
     prev: bytes
     hash: bytes
     record: Mapping[str, object]
+    canonical: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def head(self) -> Head:
@@ -88,7 +94,9 @@ class Entry:
 
     def line(self) -> bytes:
         """Return the entry as it rests: canonical JSON and a line feed."""
-        return canonical_json(self.document()) + b"\n"
+        record = canonical_json(self.record) if self.canonical is None else self.canonical
+        prev, own = self.prev.hex().encode(), self.hash.hex().encode()
+        return b'{"hash":"%b","prev":"%b","record":%b,"seq":%d}\n' % (own, prev, record, self.seq)
 
 
 def canonical_json(value: object) -> bytes:
@@ -97,10 +105,7 @@ def canonical_json(value: object) -> bytes:
     Raises:
         FormatError: It holds anything else, or text that is no Unicode.
     """
-    _check(value)
-    # By UTF-16 code units, as the RFC wants names sorted; Python sorts by code points.
-    ordered = _ordered(value)
-    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
+    text = _ENCODER.encode(_canonical(value))
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -113,7 +118,10 @@ def link(head: Head, record: Mapping[str, object]) -> Entry:
     Raises:
         FormatError: The record cannot be written canonically.
     """
-    return Entry(seq=head.seq + 1, prev=head.hash, hash=_hash(head.hash, record), record=record)
+    canonical = canonical_json(record)
+    entry = Entry(seq=head.seq + 1, prev=head.hash, hash=_hash(head.hash, canonical), record=record)
+    object.__setattr__(entry, "canonical", canonical)
+    return entry
 
 
 def parse_entry(line: bytes | str, *, where: str) -> Entry:
@@ -203,7 +211,7 @@ def _follow(head: Head, entry: Entry) -> Head:
             code="audit_unlinked",
         )
     try:
-        expected = _hash(entry.prev, entry.record)
+        expected = _hash(entry.prev, canonical_json(entry.record))
     except FormatError as error:
         raise VerificationError(f"{place}: {error}", code="audit_changed") from error
     if entry.hash != expected:
@@ -222,8 +230,8 @@ def _compare(head: Head, known: Mapping[int, bytes]) -> None:
         )
 
 
-def _hash(prev: bytes, record: Mapping[str, object]) -> bytes:
-    return hashlib.sha256(prev + canonical_json(record)).digest()
+def _hash(prev: bytes, canonical: bytes) -> bytes:
+    return hashlib.sha256(prev + canonical).digest()
 
 
 def _digest(value: object, *, where: str) -> bytes:
@@ -232,29 +240,26 @@ def _digest(value: object, *, where: str) -> bytes:
     return bytes.fromhex(value)
 
 
-def _check(value: object) -> None:
-    """Refuse what has no canonical form here."""
+def _canonical(value: object) -> object:
+    """Return a value with its names in canonical order; refuse what has no canonical form here."""
     if value is None or isinstance(value, bool | str):
-        return
+        return value
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise FormatError("audit record: holds an integer above 2^53")
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _check(each)
-    elif isinstance(value, Mapping):
-        for name, each in value.items():
-            if not isinstance(name, str):
-                raise FormatError("audit record: a name is no string")
-            _check(each)
-    else:
-        raise FormatError(f"audit record: holds a {type(value).__name__}")
-
-
-def _ordered(value: object) -> object:
-    if isinstance(value, Mapping):
-        names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
-        return {name: _ordered(value[name]) for name in names}
+        return value
     if isinstance(value, list | tuple):
-        return [_ordered(each) for each in value]
-    return value
+        return [_canonical(each) for each in value]
+    if isinstance(value, Mapping):
+        return {name: _canonical(value[name]) for name in _in_order(value)}
+    raise FormatError(f"audit record: holds a {type(value).__name__}")
+
+
+def _in_order(names: Iterable[object]) -> list[str]:
+    """Sort names by UTF-16 code units, as RFC 8785 wants them; Python sorts by code points."""
+    texts = [name for name in names if isinstance(name, str)]
+    if len(texts) != len(list(names)):
+        raise FormatError("audit record: a name is no string")
+    if all(map(str.isascii, texts)):
+        return sorted(texts)
+    return sorted(texts, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
