@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import secrets
 from collections import Counter
 from dataclasses import dataclass, fields
@@ -71,6 +72,7 @@ class AuditRecord:
 
 
 _FIELDS = tuple(field.name for field in fields(AuditRecord))
+_VALUES_OF = operator.attrgetter(*_FIELDS)
 
 
 def caller_of(headers: Mapping[str, str], *, entra_in_front: bool, build_name: str | None = None) -> str:
@@ -139,12 +141,12 @@ class AuditLog:
 
 
 def _document(record: AuditRecord, time: str) -> dict[str, object]:
-    document: dict[str, object] = {
-        "time": time,
-        "id": secrets.token_hex(16),  # a record is like no other, whatever the clock says
-    }
-    for name in _FIELDS:
-        document[name] = _text(getattr(record, name))
+    document = dict(zip(_FIELDS, _VALUES_OF(record), strict=True))
+    for name, value in document.items():
+        if type(value) is str and (len(value) > MAX_DETAIL or not value.isascii()):
+            document[name] = _text(value)
+    document["time"] = time
+    document["id"] = secrets.token_hex(16)  # a record is like no other, whatever the clock says
     return document
 
 
@@ -175,9 +177,7 @@ def _count(records: Sequence[AuditRecord]) -> None:
         telemetry.add(telemetry.WRAPS, count, event=event, algorithm=algorithm)
 
 
-def _text(value: str | int | None) -> str | int | None:
+def _text(value: str) -> str:
     """Return text that any reader can read: bounded, and without lone surrogates."""
-    if not isinstance(value, str):
-        return value
     short = value if len(value) <= MAX_DETAIL else value[:MAX_DETAIL] + "…"
-    return short if short.isascii() else short.encode("utf-8", "backslashreplace").decode("utf-8")
+    return short.encode("utf-8", "backslashreplace").decode("utf-8")

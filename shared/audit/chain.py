@@ -251,15 +251,19 @@ def _canonical(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_canonical(each) for each in value]
     if isinstance(value, Mapping):
-        return {name: _canonical(value[name]) for name in _in_order(value)}
+        ordered = {}
+        for name in _in_order(value):
+            each = value[name]
+            ordered[name] = each if each is None or type(each) is str else _canonical(each)
+        return ordered
     raise FormatError(f"audit record: holds a {type(value).__name__}")
 
 
-def _in_order(names: Iterable[object]) -> list[str]:
+def _in_order(names: Iterable[str]) -> list[str]:
     """Sort names by UTF-16 code units, as RFC 8785 wants them; Python sorts by code points."""
-    texts = [name for name in names if isinstance(name, str)]
-    if len(texts) != len(list(names)):
-        raise FormatError("audit record: a name is no string")
-    if all(map(str.isascii, texts)):
-        return sorted(texts)
-    return sorted(texts, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+    try:
+        if all(map(str.isascii, names)):
+            return sorted(names)
+        return sorted(names, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+    except (TypeError, AttributeError) as error:
+        raise FormatError("audit record: a name is no string") from error

@@ -39,6 +39,8 @@ WRAP_LABEL: Final = b"CPK-WRAP-v2\0"
 
 _HPKE_P256 = Suite(KEM.P256, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _HPKE_X25519 = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_OAEP_256 = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+_PKCS1V15 = padding.PKCS1v15()
 _AEAD_TAG_BYTES = 16
 
 _ALGORITHMS: Final = {
@@ -127,9 +129,7 @@ def wrap_key(key: Secret, public_key: PublicKey, algorithm: WrapAlgorithm, *, co
 
 def rsa_padding(algorithm: WrapAlgorithm) -> padding.AsymmetricPadding:
     """Return the RSA encryption padding of ``RSA-OAEP-256`` or ``RSA1_5``."""
-    if algorithm is WrapAlgorithm.RSA1_5:
-        return padding.PKCS1v15()
-    return padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+    return _PKCS1V15 if algorithm is WrapAlgorithm.RSA1_5 else _OAEP_256
 
 
 def hpke_suite(algorithm: WrapAlgorithm) -> Suite:

@@ -69,6 +69,7 @@ def evaluate(
     claims: Claims,
     v1: bool = False,
     at: datetime | None = None,
+    judged: dict[str, str | None] | None = None,
 ) -> Allowed | Denied:
     """Decide whether an operation on a class key is allowed.
 
@@ -79,7 +80,10 @@ def evaluate(
         claims: Verified ones, by group.
         v1: Whether it is for a device that cannot verify a release; only rules with ``"v1": true`` match it.
         at: Now, aware. A policy with a ``not_after`` denies where no time is given.
+        judged: What does not hold of each rule over these very claims, by the rule's id, as far as it was
+            looked at; added to. Whoever asks for many keys gives the same one each time.
     """
+    judged = {} if judged is None else judged
     if policy.not_after is not None and (at is None or at >= policy.not_after):
         return Denied(
             reason="policy_expired",
@@ -96,7 +100,9 @@ def evaluate(
         return Denied(reason="v1_not_allowed", detail=f"rule {rules[0].id}: it is not for v1 devices")
     failures = []
     for rule in eligible:
-        failure = _failure(rule.release, claims)
+        if rule.id not in judged:
+            judged[rule.id] = _failure(rule.release, claims)
+        failure = judged[rule.id]
         if failure is None:
             return Allowed(
                 rule_id=rule.id, algorithms=rule.algorithms, lease_seconds=rule.lease_seconds, v1=rule.v1

@@ -197,9 +197,16 @@ def _ask_policy(
     keys: dict[KeyName, Entitlement] = {}
     floors: dict[KeyName, int] = {}
     refusals: list[Denied] = []
+    judged: dict[str, str | None] = {}
     for name, state in sorted(class_keys.items()):
         answer = evaluate(
-            policy, operation=Operation.DISTRIBUTE, key_name=name, claims=claims, v1=status is None, at=at
+            policy,
+            operation=Operation.DISTRIBUTE,
+            key_name=name,
+            claims=claims,
+            v1=status is None,
+            at=at,
+            judged=judged,
         )
         if isinstance(answer, Allowed):
             algorithm = choose_algorithm(answer, public_key.kind, status)
