@@ -103,8 +103,10 @@ class Fleet:
     def step(self, devices: Sequence[DeviceId]) -> None:
         """Reconcile devices as the queue's workers do, message by message."""
         for start in range(0, len(devices), BATCH):
-            one_pass = self.distributor.begin_pass(correlation_id="bench")
-            failed = one_pass.reconcile_all(devices[start : start + BATCH])
+            batch = devices[start : start + BATCH]
+            with self.registry.serving(batch):
+                one_pass = self.distributor.begin_pass(correlation_id="bench")
+                failed = one_pass.reconcile_all(batch)
             if failed:
                 raise SystemExit(f"{failed[0]}: its step failed")
 

@@ -141,7 +141,7 @@ class AuditLog:
 
 
 def _document(record: AuditRecord, time: str) -> dict[str, object]:
-    document = dict(zip(_FIELDS, _VALUES_OF(record), strict=True))
+    document: dict[str, object] = dict(zip(_FIELDS, _VALUES_OF(record), strict=True))
     for name, value in document.items():
         if type(value) is str and (len(value) > MAX_DETAIL or not value.isascii()):
             document[name] = _text(value)
@@ -165,16 +165,13 @@ def _anchored(document: Mapping[str, object], entry: Entry) -> str:
 
 
 def _count(records: Sequence[AuditRecord]) -> None:
-    for (event, outcome), count in Counter((record.event, record.outcome) for record in records).items():
+    alike = Counter((each.event, each.outcome, each.reason, each.algorithm) for each in records)
+    for (event, outcome, reason, algorithm), count in alike.items():
         telemetry.add(telemetry.AUDIT_RECORDS, count, event=event, outcome=outcome)
-    denials = Counter((each.event, each.reason or "none") for each in records if each.outcome == "denied")
-    for (event, reason), count in denials.items():
-        telemetry.add(telemetry.DENIALS, count, event=event, reason=reason)
-    wraps = Counter(
-        (each.event, each.algorithm) for each in records if each.outcome == "allowed" and each.algorithm
-    )
-    for (event, algorithm), count in wraps.items():
-        telemetry.add(telemetry.WRAPS, count, event=event, algorithm=algorithm)
+        if outcome == "denied":
+            telemetry.add(telemetry.DENIALS, count, event=event, reason=reason or "none")
+        elif outcome == "allowed" and algorithm is not None:
+            telemetry.add(telemetry.WRAPS, count, event=event, algorithm=algorithm)
 
 
 def _text(value: str) -> str:

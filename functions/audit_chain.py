@@ -118,7 +118,9 @@ class AuditChain:
                     return entries
                 self._pause(random.uniform(0, _PAUSE_SECONDS * (attempt + 1)))  # noqa: S311 - jitter
             else:
-                self._tail = replace(tail, offset=tail.offset + len(data), head=entries[-1].head)
+                self._tail = _Tail(
+                    segment=tail.segment, offset=tail.offset + len(data), head=entries[-1].head
+                )
                 return entries
         raise TransportError(f"the audit chain: others were faster {ATTEMPTS} times", code="audit_busy")
 

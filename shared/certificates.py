@@ -402,7 +402,7 @@ def _search_path(
     if not trust.roots:
         raise _untrusted("the trust store is empty")
     try:
-        path = _verifier(verification.Store(trust.roots), at).verify(leaf, list(intermediates)).chain
+        path = _verifier(verification.Store(list(trust.roots)), at).verify(leaf, list(intermediates)).chain
     except verification.VerificationError as error:
         raise _untrusted(
             f"{_name(leaf)} has no valid path to a trusted root: {_first_line(error)}"
@@ -431,7 +431,7 @@ def _remember(
         trust.known.clear()
     trust.known[intermediates] = KnownPath(
         issuers=tuple(issuers),
-        store=verification.Store(issuers[:1]),
+        store=verification.Store([issuers[0]]),
         since=at,
         until=min(changes, default=at),
     )
@@ -451,29 +451,31 @@ def changes_of(chain: Sequence[x509.Certificate]) -> list[int]:
     ]
 
 
-def _verifier(roots: verification.Store, at: datetime) -> verification.ClientVerifier:
-    leaf_policy = verification.ExtensionPolicy.permit_all()
-    # That the constraints say cA, and their path length, the verifier checks by itself.
-    issuer_policy = (
-        verification.ExtensionPolicy.permit_all()
-        .require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
-        .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _require_cert_sign)
-    )
-    return (
-        verification.PolicyBuilder()
-        .store(roots)
-        .time(at)
-        .max_chain_depth(MAX_INTERMEDIATES)
-        .extension_policies(ca_policy=issuer_policy, ee_policy=leaf_policy)
-        .build_client_verifier()
-    )
-
-
 def _require_cert_sign(
     _policy: verification.Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None
 ) -> None:
     if usage is not None and not usage.key_cert_sign:
         raise ValueError("an issuer's key may not sign certificates")
+
+
+_LEAF_POLICY = verification.ExtensionPolicy.permit_all()
+# That the constraints say cA, and their path length, the verifier checks by itself.
+_ISSUER_POLICY = (
+    verification.ExtensionPolicy.permit_all()
+    .require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
+    .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _require_cert_sign)
+)
+
+
+def _verifier(roots: verification.Store, at: datetime) -> verification.ClientVerifier:
+    return (
+        verification.PolicyBuilder()
+        .store(roots)
+        .time(at)
+        .max_chain_depth(MAX_INTERMEDIATES)
+        .extension_policies(ca_policy=_ISSUER_POLICY, ee_policy=_LEAF_POLICY)
+        .build_client_verifier()
+    )
 
 
 def _check_validity(certificate: x509.Certificate, at: datetime) -> None:

@@ -197,7 +197,7 @@ def _ask_policy(
     keys: dict[KeyName, Entitlement] = {}
     floors: dict[KeyName, int] = {}
     refusals: list[Denied] = []
-    judged: dict[str, str | None] = {}
+    judged: dict[str, Allowed | str] = {}
     for name, state in sorted(class_keys.items()):
         answer = evaluate(
             policy,
@@ -235,7 +235,8 @@ def _ask_policy(
 def choose_algorithm(allowed: Allowed, kind: KeyKind, status: ReportedStatus | None) -> WrapAlgorithm | None:
     """Return the rule's first algorithm that fits the key and that the device's CPM can open."""
     able = _V1_ALGORITHMS if status is None else status.algorithms
-    return next((each for each in allowed.algorithms if each in able and each in algorithms_for(kind)), None)
+    fitting = algorithms_for(kind)
+    return next((each for each in allowed.algorithms if each in able and each in fitting), None)
 
 
 def verify_chain(
