@@ -142,9 +142,9 @@ class AuditLog:
 
 def _document(record: AuditRecord, time: str) -> dict[str, object]:
     document: dict[str, object] = dict(zip(_FIELDS, _VALUES_OF(record), strict=True))
-    for name, value in document.items():
-        if type(value) is str and (len(value) > MAX_DETAIL or not value.isascii()):
-            document[name] = _text(value)
+    texts = "".join([value for value in document.values() if type(value) is str])
+    if len(texts) > MAX_DETAIL or not texts.isascii():
+        document = {name: _text(value) for name, value in document.items()}
     document["time"] = time
     document["id"] = secrets.token_hex(16)  # a record is like no other, whatever the clock says
     return document
@@ -174,7 +174,9 @@ def _count(records: Sequence[AuditRecord]) -> None:
             telemetry.add(telemetry.WRAPS, count, event=event, algorithm=algorithm)
 
 
-def _text(value: str) -> str:
+def _text(value: object) -> object:
     """Return text that any reader can read: bounded, and without lone surrogates."""
+    if not isinstance(value, str):
+        return value
     short = value if len(value) <= MAX_DETAIL else value[:MAX_DETAIL] + "…"
     return short.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -109,7 +109,7 @@ class AuditChain:
         for attempt in range(ATTEMPTS):
             tail = self._open_tail()
             entries = _linked(tail.head, records)
-            data = b"".join(entry.line() for entry in entries)
+            data = b"".join([entry.line() for entry in entries])
             try:
                 self._store.append(tail.segment, data, offset=tail.offset)
             except Conflict:

@@ -262,8 +262,7 @@ def _canonical(value: object) -> object:
 def _in_order(names: Iterable[str]) -> list[str]:
     """Sort names by UTF-16 code units, as RFC 8785 wants them; Python sorts by code points."""
     try:
-        if all(map(str.isascii, names)):
-            return sorted(names)
-        return sorted(names, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
-    except (TypeError, AttributeError) as error:
+        plain = "".join(names).isascii()
+    except TypeError as error:
         raise FormatError("audit record: a name is no string") from error
+    return sorted(names, key=None if plain else lambda name: name.encode("utf-16-be", "surrogatepass"))

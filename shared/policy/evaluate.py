@@ -95,17 +95,18 @@ def evaluate(
             reason="no_rule",
             detail=f"no rule of policy {policy.id} names {operation.value} of key {key_name}",
         )
-    eligible = [rule for rule in rules if rule.v1 or not v1]
-    if not eligible:
-        return Denied(reason="v1_not_allowed", detail=f"rule {rules[0].id}: it is not for v1 devices")
     failures = []
-    for rule in eligible:
+    for rule in rules:
+        if v1 and not rule.v1:
+            continue
         found = judged.get(rule.id)
         if found is None:
             found = judged[rule.id] = _judge(rule, claims)
         if isinstance(found, Allowed):
             return found
         failures.append((rule, found))
+    if not failures:
+        return Denied(reason="v1_not_allowed", detail=f"rule {rules[0].id}: it is not for v1 devices")
     # A rule that names the key explains more than one that is for every key.
     rule, failure = min(failures, key=lambda each: each[0].keys is None)
     return Denied(reason="claim_failed", detail=f"rule {rule.id}: {failure}")

@@ -236,7 +236,10 @@ def choose_algorithm(allowed: Allowed, kind: KeyKind, status: ReportedStatus | N
     """Return the rule's first algorithm that fits the key and that the device's CPM can open."""
     able = _V1_ALGORITHMS if status is None else status.algorithms
     fitting = algorithms_for(kind)
-    return next((each for each in allowed.algorithms if each in able and each in fitting), None)
+    for each in allowed.algorithms:
+        if each in able and each in fitting:
+            return each
+    return None
 
 
 def verify_chain(
