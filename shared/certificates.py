@@ -378,6 +378,7 @@ def _known_path(
     known = trust.known.get(intermediates)
     if known is None or not known.since <= at < known.until or leaf in trust.roots:
         return None
+    _check_validity(leaf, at)
     _check_certificate_key(leaf)
     try:
         path = _verifier(known.store, at).verify(leaf, []).chain
