@@ -84,7 +84,7 @@ class StoreRegistry:
     """What distribution asks of a :class:`shared.twin.ports.TwinRegistry`, over a hub in this process.
 
     The hub is another machine where it is a real one. So its part is not done between the app's steps, where
-    it would empty the processor's caches for each device, but before and after those of one message.
+    it would empty the processor's caches for each device, but before and after those of many.
 
     Attributes:
         discards: Whether patches are dropped, so that this process grows by what the app keeps alone.

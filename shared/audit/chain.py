@@ -38,6 +38,7 @@ MAX_INTEGER: Final = 2**53
 _HASH_BYTES = 32
 _HEX = re.compile(r"[0-9a-f]{64}")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_SORTING = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ def canonical_json(value: object) -> bytes:
     Raises:
         FormatError: It holds anything else, or text that is no Unicode.
     """
-    text = _ENCODER.encode(_canonical(value))
+    text = _SORTING.encode(value) if _has_ascii_names(value) else _ENCODER.encode(_ordered(value))
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -240,29 +241,35 @@ def _digest(value: object, *, where: str) -> bytes:
     return bytes.fromhex(value)
 
 
-def _canonical(value: object) -> object:
-    """Return a value with its names in canonical order; refuse what has no canonical form here."""
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int):
+def _has_ascii_names(value: object) -> bool:
+    """Refuse what has no canonical form here; say whether :mod:`json` sorts its names as RFC 8785 does.
+
+    The RFC sorts by UTF-16 code units and Python by code points, which is the same for ASCII.
+    """
+    if value is None or isinstance(value, str):
+        return True
+    if isinstance(value, int):  # booleans, too
         if abs(value) > MAX_INTEGER:
             raise FormatError("audit record: holds an integer above 2^53")
-        return value
+        return True
+    if isinstance(value, dict | Mapping):
+        try:
+            plain = "".join(value).isascii() and isinstance(value, dict)
+        except TypeError as error:
+            raise FormatError("audit record: a name is no string") from error
+        for each in value.values():
+            if each is not None and type(each) is not str:
+                plain &= _has_ascii_names(each)
+        return plain
     if isinstance(value, list | tuple):
-        return [_canonical(each) for each in value]
-    if isinstance(value, Mapping):
-        ordered = {}
-        for name in _in_order(value):
-            each = value[name]
-            ordered[name] = each if each is None or type(each) is str else _canonical(each)
-        return ordered
+        return all([_has_ascii_names(each) for each in value])  # noqa: C419 - each of them is to be looked at
     raise FormatError(f"audit record: holds a {type(value).__name__}")
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
-    """Sort names by UTF-16 code units, as RFC 8785 wants them; Python sorts by code points."""
-    try:
-        plain = "".join(names).isascii()
-    except TypeError as error:
-        raise FormatError("audit record: a name is no string") from error
-    return sorted(names, key=None if plain else lambda name: name.encode("utf-16-be", "surrogatepass"))
+def _ordered(value: object) -> object:
+    if isinstance(value, Mapping):
+        names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+        return {name: _ordered(value[name]) for name in names}
+    if isinstance(value, list | tuple):
+        return [_ordered(each) for each in value]
+    return value

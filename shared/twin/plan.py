@@ -115,9 +115,10 @@ def fits_for_certain(twin: Twin, plan: Plan, *, key_id: str, budget: int) -> boo
         key_id: The release key's id, which stands in every release.
         budget: Bytes of desired at most.
     """
+    kinds = {(key.algorithm, key.key_bytes) for key in plan.keys.values()}
+    longest = max((_base64_size(wrapped_size(plan.public_key, *kind)) for kind in kinds), default=0)
     size = section_size(twin.desired) + _LARGEST_FRAME
-    for name, key in plan.keys.items():
-        size += len(name) + _base64_size(wrapped_size(plan.public_key, key.algorithm, key.key_bytes))
+    size += sum(map(len, plan.keys)) + longest * len(plan.keys)
     if plan.is_signed:
         texts = (plan.device_id, plan.audience, key_id, *plan.keys, *plan.floors)
         claims = sum(len(text.encode()) for text in texts)
