@@ -33,6 +33,7 @@ import platform
 import resource
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ KEYS = 10
 def main() -> None:
     options = _parse()
     with tempfile.TemporaryDirectory(prefix="fleet-", dir=options.folder) as folder:
-        document = measure(Path(folder), options.devices, options.pair)
+        document = measure(Path(folder), options.devices, options.pair, options.rounds)
     _print(document)
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
@@ -65,11 +66,11 @@ def main() -> None:
         write(options.markdown, document, fleet_tables.BLOCKS)
 
 
-def measure(folder: Path, count: int, pair: int) -> dict[str, Any]:
+def measure(folder: Path, count: int, pair: int, rounds: int) -> dict[str, Any]:
     _say("two processes against one")
     document: dict[str, Any] = {"devices": count, "keys": KEYS, "pair_devices": pair}
-    document |= two_over_one(folder, pair, KEYS, say=_say)
-    document["worker_mib"] = worker_memory(folder, KEYS)
+    document |= two_over_one(folder, pair, KEYS, rounds=rounds, say=_say)
+    document["worker_mib"] = worker_memory(folder, pair, KEYS)
     _say(f"seeding {count} devices")
     fleet = Fleet(folder, count)
     names = fleet.provision(range(1))
@@ -109,7 +110,7 @@ def _distribute(fleet: Fleet, keys: int, what: str) -> dict[str, Any]:
     if len(found) != count:
         raise SystemExit(f"{what}: expected {count} devices to serve, found {len(found)}")
     size = -(-count // CHUNKS)
-    rates, bare = [], []
+    rates, bare, began = [], [], time.monotonic()
     for start in range(0, count, size):
         chunk = found[start : start + size]
         before = fleet.bare.rate(keys)
@@ -117,11 +118,13 @@ def _distribute(fleet: Fleet, keys: int, what: str) -> dict[str, Any]:
         rates.append(len(chunk) / (seconds + listing * len(chunk) / count))
         bare.append((before + fleet.bare.rate(keys)) / 2)
         _say(f"{what}: {start + len(chunk)} of {count}, {rates[-1]:.0f} devices/s, bare {bare[-1]:.0f}")
+    seconds = time.monotonic() - began
     calls, wrapped = dict(fleet.meter.calls), fleet.meter.wrapped
     written, read = fleet.meter.bytes_written, fleet.meter.bytes_read
     if fleet.look():
         raise SystemExit(f"{what}: a second pass still finds devices to serve")
     return {
+        "seconds": seconds,
         "devices_per_s_core": Spread.of(rates).document(),
         "bare_devices_per_s_core": Spread.of(bare).document(),
         "over_bare": Spread.of([one / other for one, other in zip(rates, bare, strict=True)]).document(),
@@ -230,6 +233,7 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--devices", type=int, default=100_000, help="by default 100,000")
     add("--pair", type=int, default=5000, help="devices of each process in the pair; by default 5,000")
+    add("--rounds", type=int, default=5, help="of one process and two; by default 5")
     add("--folder", type=Path, help="where to work; by default the temporary folder")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     add("--plot", type=Path, metavar="FILE", help="draw them here, PNG")

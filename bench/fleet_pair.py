@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-ROUNDS = 5
 BARE_ROUNDS = 4
 
 
-def two_over_one(folder: Path, count: int, keys: int, *, say: Callable[[str], None]) -> dict[str, object]:
+def two_over_one(
+    folder: Path, count: int, keys: int, *, rounds: int, say: Callable[[str], None]
+) -> dict[str, object]:
     """Return how many times the devices a second of wall time two processes serve.
 
     Each has a fleet of its own. Its seconds are the app's: what it does in the hub's place between two
@@ -28,7 +29,7 @@ def two_over_one(folder: Path, count: int, keys: int, *, say: Callable[[str], No
     machine gives a second process which shares nothing with the first.
     """
     ours, bare, others = [], [], []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         alone, both = _Processes(folder, count, keys, 1).run(), _Processes(folder, count, keys, 2).run()
         ours.append(2 * max(alone.step) / max(both.step))
         bare.append(2 * max(alone.bare) / max(both.bare))
@@ -93,14 +94,14 @@ def _serve_fleet(pipe: Connection, folder: Path, count: int, keys: int) -> None:
     fleet.devices.close()
 
 
-def worker_memory(folder: Path, keys: int) -> dict[str, float]:
-    """Return by how many MiB a process grows over a thousand devices, and over five thousand."""
+def worker_memory(folder: Path, count: int, keys: int) -> dict[str, float]:
+    """Return by how many MiB a process grows over a fifth of so many devices, and over all of them."""
     context = multiprocessing.get_context("spawn")
     found = {}
-    for count in (1000, 5000):
+    for devices in (count // 5, count):
         ours, theirs = context.Pipe()
-        context.Process(target=_report_memory, args=(theirs, folder, count, keys), daemon=True).start()
-        found[str(count)] = ours.recv()
+        context.Process(target=_report_memory, args=(theirs, folder, devices, keys), daemon=True).start()
+        found[str(devices)] = ours.recv()
     return found
 
 

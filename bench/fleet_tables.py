@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MOST_UNCHANGED_US = 10.0
 LEAST_DEVICES = 1000.0
 LEAST_PAIR = 1.8
+CACHE_SECONDS = 60
+"""How long the app keeps an opened class key at most."""
 
 
 def speed(document: Mapping[str, Any]) -> str:
@@ -56,7 +58,8 @@ def targets(document: Mapping[str, Any]) -> str:
     keys = str(document["keys"])
     rate, unchanged = document["devices_per_s_core"][keys], document["unchanged_us_per_device"]
     pair, writes = document["two_processes_over_one"], document["unchanged_writes"]
-    first, count = document["first"][keys], document["devices"]
+    first = document["first"][keys]
+    unwraps = document["keys"] * (1 + int(first["seconds"] // CACHE_SECONDS))
     nothing = writes + document["unchanged_wraps"] + document["unchanged_signatures"]
     signed = spread_text_of(first["signatures"])
     rows = (
@@ -80,10 +83,10 @@ def targets(document: Mapping[str, Any]) -> str:
         ),
         _row("unchanged fleet: wraps, signatures and twin writes", "0", f"{nothing}", reached=nothing == 0),
         _row(
-            f"unwraps for {keys} key versions, {count:,} devices",
-            keys,
+            f"unwraps of {keys} key versions in {first['seconds']:.0f} s, one of each a minute",
+            f"≤ {unwraps}",
             f"{first['unwraps_in_all']}",
-            reached=first["unwraps_in_all"] == document["keys"],
+            reached=first["unwraps_in_all"] <= unwraps,
         ),
         _row("signatures for each device written", "1", signed, reached=first["signatures"] == 1),
     )
@@ -114,8 +117,10 @@ def costs(document: Mapping[str, Any]) -> str:
         ("two processes over one", spread_text(document["two_processes_over_one"])),
         ("the same of bare cryptography", spread_text(document["two_processes_bare"])),
         ("cores that others took meanwhile", spread_text(document["two_processes_other_cores"])),
-        ("a process grows over 1,000 devices, MiB", f"{document['worker_mib']['1000']:.1f}"),
-        ("a process grows over 5,000 devices, MiB", f"{document['worker_mib']['5000']:.1f}"),
+        *(
+            (f"a process grows over {int(devices):,} devices, MiB", f"{grown:.1f}")
+            for devices, grown in document["worker_mib"].items()
+        ),
         ("bytes of a query row of an unchanged device", f"{document['unchanged_row_bytes']:.0f}"),
         (
             "the reference's pass, CPU for each device, µs",
