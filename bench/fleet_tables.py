@@ -118,7 +118,7 @@ def costs(document: Mapping[str, Any]) -> str:
         ("the same of bare cryptography", spread_text(document["two_processes_bare"])),
         ("cores that others took meanwhile", spread_text(document["two_processes_other_cores"])),
         *(
-            (f"a process grows over {int(devices):,} devices, MiB", f"{grown:.1f}")
+            (f"a process has grown after {int(devices):,} devices, MiB", f"{grown:.1f}")
             for devices, grown in document["worker_mib"].items()
         ),
         ("bytes of a query row of an unchanged device", f"{document['unchanged_row_bytes']:.0f}"),

@@ -37,8 +37,8 @@ MAX_INTEGER: Final = 2**53
 
 _HASH_BYTES = 32
 _HEX = re.compile(r"[0-9a-f]{64}")
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-_SORTING = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+_SORTING = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,9 +150,7 @@ def _judge(rule: Rule, claims: Claims) -> Allowed | str:
     failure = _failure(rule.release, claims)
     if failure is not None:
         return failure
-    return Allowed(
-        rule_id=rule.id, algorithms=rule.algorithms, lease_seconds=rule.lease_seconds, v1=rule.v1
-    )
+    return Allowed(rule_id=rule.id, algorithms=rule.algorithms, lease_seconds=rule.lease_seconds, v1=rule.v1)
 
 
 def _failure(term: Condition | Combinator, claims: Claims) -> str | None:
