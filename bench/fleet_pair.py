@@ -26,18 +26,21 @@ def two_over_one(
     Each has a fleet of its own. Its seconds are the app's: what it does in the hub's place between two
     messages is left out, alone and in the pair alike. A pair is as fast as the slower of the two would let
     it be. The bare cryptography is done by one and by two in the same way, directly after: that is what the
-    machine gives a second process which shares nothing with the first.
+    machine gives a second process which shares nothing with the first. By CPU time instead of wall time it is
+    what two processes cost each other in caches and memory, whatever else ran on their cores meanwhile.
     """
-    ours, bare, others = [], [], []
+    ours, bare, cpu, others = [], [], [], []
     for number in range(rounds):
         alone, both = _Processes(folder, count, keys, 1).run(), _Processes(folder, count, keys, 2).run()
         ours.append(2 * max(alone.step) / max(both.step))
         bare.append(2 * max(alone.bare) / max(both.bare))
+        cpu.append(2 * max(alone.cpu) / max(both.cpu))
         others += [alone.others, both.others]
-        say(f"round {number + 1}: {ours[-1]:.2f}, bare cryptography {bare[-1]:.2f}")
+        say(f"round {number + 1}: {ours[-1]:.2f}, by CPU {cpu[-1]:.2f}, bare cryptography {bare[-1]:.2f}")
     return {
         "two_processes_over_one": Spread.of(ours).document(),
         "two_processes_bare": Spread.of(bare).document(),
+        "two_processes_cpu": Spread.of(cpu).document(),
         "two_processes_other_cores": Spread.of(others).document(),
     }
 
@@ -53,26 +56,28 @@ class _Processes:
             context.Process(target=_serve_fleet, args=(theirs, folder, count, keys), daemon=True).start()
             self._pipes.append(ours)
         self.step: list[float] = []
+        self.cpu: list[float] = []
         self.bare: list[float] = []
         self.others = 0.0
 
     def run(self) -> _Processes:
         self._answers()
         busy, started = machine_busy(), time.perf_counter()
-        self.step, step_cpu = self._go()
-        self.bare, bare_cpu = self._go()
+        self.step, self.cpu, taken = self._go()
+        self.bare, _, bare_taken = self._go()
         wall = time.perf_counter() - started
-        self.others = max(0.0, machine_busy() - busy - step_cpu - bare_cpu) / wall
+        self.others = max(0.0, machine_busy() - busy - taken - bare_taken) / wall
         return self
 
-    def _go(self) -> tuple[list[float], float]:
-        """Let all begin at once; return the seconds of each, and the CPU seconds of all."""
+    def _go(self) -> tuple[list[float], list[float], float]:
+        """Let all begin at once; return each app's wall and CPU seconds, and the processes' CPU seconds."""
         for pipe in self._pipes:
             pipe.send("go")
         answers = self._answers()
-        return [seconds for seconds, _ in answers], sum(cpu for _, cpu in answers)
+        wall, cpu, taken = zip(*answers, strict=True)
+        return list(wall), list(cpu), sum(taken)
 
-    def _answers(self) -> list[tuple[float, float]]:
+    def _answers(self) -> list[tuple[float, float, float]]:
         return [pipe.recv() for pipe in self._pipes]
 
 
@@ -85,12 +90,13 @@ def _serve_fleet(pipe: Connection, folder: Path, count: int, keys: int) -> None:
         for _ in range(BARE_ROUNDS):
             fleet.bare.rate(keys)
 
-    pipe.send((0.0, 0.0))
+    pipe.send((0.0, 0.0, 0.0))
     for act in (lambda: fleet.step(found), bare):
         pipe.recv()
-        cpu = time.process_time()
+        others, started = fleet.meter.cpu, time.process_time()
         seconds = fleet.wall(act)
-        pipe.send((seconds, time.process_time() - cpu))
+        taken = time.process_time() - started
+        pipe.send((seconds, taken - (fleet.meter.cpu - others), taken))
     fleet.devices.close()
 
 

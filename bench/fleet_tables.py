@@ -115,6 +115,7 @@ def costs(document: Mapping[str, Any]) -> str:
     ]
     beside = (
         ("two processes over one", spread_text(document["two_processes_over_one"])),
+        ("the same by CPU time", spread_text(document["two_processes_cpu"])),
         ("the same of bare cryptography", spread_text(document["two_processes_bare"])),
         ("cores that others took meanwhile", spread_text(document["two_processes_other_cores"])),
         *(

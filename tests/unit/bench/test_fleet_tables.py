@@ -58,6 +58,7 @@ def document():
         "unchanged_row_bytes": 412.3,
         "two_processes_over_one": ratio,
         "two_processes_bare": ratio,
+        "two_processes_cpu": ratio,
         "two_processes_other_cores": ratio,
         "worker_mib": {"1000": 1.5, "5000": 1.6},
         "reference_us_per_device": spread,
