@@ -1,9 +1,11 @@
 """Measure distribution to a fleet: the function app's own code over a local hub's store with many devices.
 
-    python bench/fleet.py --devices 100000 --json fleet.json --plot fleet.png
+    python bench/fleet.py --devices 100000 --json docs/performance/fleet.json \\
+        --plot docs/performance/fleet.png --markdown docs/performance.md
 
-CPU time is the function app's, on one core: what hub and vault do is counted and left out. Each device
-has a chain of three (leaf, issuing CA, root) and an RSA-2048 key; keys are wrapped with RSA-OAEP-256.
+CPU time is the function app's, on one core: what hub, vault and audit storage do is counted and left out.
+Each device has a chain of three (leaf, issuing CA, root) and an RSA-2048 key; keys are wrapped with
+RSA-OAEP-256.
 
 ================== ==================================================================================
 figure             what
@@ -11,10 +13,14 @@ figure             what
 first distribution nothing is in the twins; one and ten class keys
 unchanged          a full pass over the same fleet after all have acknowledged
 rotation           one of the class keys has a new version: every device gets a new release
+over bare          the same devices' chain validation, key loading and wrapping alone, in a bare loop,
+                   before and after each tenth of a distribution: the share of it that is cryptography
 reference          the Azure sample's algorithm: every key wrapped for every device in every pass
-two processes      two at once, each with a fleet of its own, against one
+two processes      two at once, each with a fleet of its own, against one (``fleet_pair.py``)
 ================== ==================================================================================
 
+What the app does for a twin query, reading a twin and patching it is in it up to the JSON text that goes over
+the wire; HTTP, TLS and retries are not.
 """
 
 from __future__ import annotations
@@ -22,132 +28,69 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import multiprocessing
 import os
 import platform
 import resource
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cryptography
-from fleet_world import Authority, FleetStore, Meter, MeteredSigner, StoreRegistry, fleet_policy
+import fleet_tables
+from fleet_app import Fleet
+from fleet_pair import two_over_one, worker_memory
 from measuring import Spread
 from reference_sample import ReferenceSample
-
-from functions.audit import AuditLog
-from functions.audit_chain import AuditChain
-from functions.class_keys import ClassKeys
-from functions.distribute import Distributor
-from shared.types import Audience, KeyName
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from simulators.audit_segments import MemorySegments
-from simulators.vault import MemoryClassKeyStore, SoftwareKek, SoftwareSigner
+from tables import write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from multiprocessing.connection import Connection
-
     from shared.types import DeviceId
-
-BATCH = 100
-"""Devices of one queue message."""
 
 CHUNKS = 10
 UNCHANGED_PASSES = 5
 KEYS = 10
 
 
-class Fleet:
-    """A seeded fleet and the function app over it."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        authority = Authority()
-        self.meter = Meter()
-        self.devices = FleetStore(folder / f"hub-{os.getpid()}-{count}.db", authority, count)
-        self.registry = StoreRegistry(self.devices.hub, self.meter)
-        self.store, self.kek, self.signer = MemoryClassKeyStore(), SoftwareKek(), SoftwareSigner()
-        self.class_keys = ClassKeys(self.store, self.kek)
-        self.distributor = Distributor(
-            registry=self.registry,
-            class_keys=self.class_keys,
-            signer=MeteredSigner(self.signer, self.meter),
-            audience=Audience("bench"),
-            policy=fleet_policy(authority.root_sha256),
-            audit=AuditLog(AuditChain(MemorySegments()), now=lambda: datetime.now(UTC)),
-            trust=authority.trust,
-            now=lambda: datetime.now(UTC),
-        )
-
-    def provision(self, count: int) -> list[KeyName]:
-        names = [KeyName(f"app-{number}") for number in range(count)]
-        for name in names:
-            self.class_keys.provision(name, bits=256)
-        return names
-
-    def look(self) -> list[DeviceId]:
-        """List the fleet as a pass does; return who is not settled."""
-        one_pass = self.distributor.begin_pass(correlation_id="bench")
-        token, found = None, []
-        while True:
-            page = self.registry.rows(token=token)
-            found += one_pass.unsettled(page.rows)
-            token = page.next_token
-            if token is None:
-                return found
-
-    def step(self, devices: Sequence[DeviceId]) -> None:
-        """Reconcile devices as the queue's workers do, message by message."""
-        for start in range(0, len(devices), BATCH):
-            one_pass = self.distributor.begin_pass(correlation_id="bench")
-            failed = one_pass.reconcile_all(devices[start : start + BATCH])
-            if failed:
-                raise SystemExit(f"{failed[0]}: its step failed")
-
-    def cpu(self, act: Callable[[], object]) -> float:
-        """Return the function app's CPU seconds."""
-        others, started = self.meter.cpu, time.process_time()
-        act()
-        return time.process_time() - started - (self.meter.cpu - others)
-
-
 def main() -> None:
     options = _parse()
     with tempfile.TemporaryDirectory(prefix="fleet-", dir=options.folder) as folder:
-        document = measure(Path(folder), options.devices, options.pair)
+        document = measure(Path(folder), options.devices, options.pair, options.rounds)
     _print(document)
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
     if options.plot:
         draw(document, options.plot)
+    if options.markdown:
+        write(options.markdown, document, fleet_tables.BLOCKS)
 
 
-def measure(folder: Path, count: int, pair: int) -> dict[str, Any]:
+def measure(folder: Path, count: int, pair: int, rounds: int) -> dict[str, Any]:
+    _say("two processes against one")
+    document: dict[str, Any] = {"devices": count, "keys": KEYS, "pair_devices": pair}
+    document |= two_over_one(folder, pair, KEYS, rounds=rounds, say=_say)
+    document["worker_mib"] = worker_memory(folder, pair, KEYS)
     _say(f"seeding {count} devices")
     fleet = Fleet(folder, count)
-    document: dict[str, Any] = {"devices": count, "devices_per_s_core": {}, "per_device": {}}
-    names = fleet.provision(1)
-    rate, document["per_device"]["first_1"] = _distribute(fleet, "1 key")
-    document["devices_per_s_core"]["1"] = rate
-    fleet.devices.acknowledge({names[0]: 1})
-    names = [*names, *_more_keys(fleet)]
-    rate, document["per_device"]["first_10"] = _distribute(fleet, f"{KEYS} keys")
-    document["devices_per_s_core"][str(KEYS)] = rate
+    names = fleet.provision(range(1))
+    first = {"1": _distribute(fleet, 1, "first, 1 key")}
+    fleet.devices.forget()
+    names += fleet.provision(range(1, KEYS))
+    first[str(KEYS)] = _distribute(fleet, KEYS, f"first, {KEYS} keys")
     fleet.devices.acknowledge(dict.fromkeys(names, 1))
     document |= _unchanged(fleet, count)
     fleet.class_keys.rotate(names[0])
-    rate, document["per_device"]["rotation"] = _distribute(fleet, "rotation")
-    document["rotation_devices_per_s_core"] = rate
-    document["worker_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rotation = _distribute(fleet, KEYS, "rotation")
+    document |= {
+        "devices_per_s_core": {number: each["devices_per_s_core"] for number, each in first.items()},
+        "first": first,
+        "rotation_devices_per_s_core": rotation["devices_per_s_core"],
+        "rotation": rotation,
+        "process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
     document |= _beside_the_reference(fleet, document)
     fleet.devices.close()
-    _say("two processes against one")
-    document["two_processes_over_one"] = _two_over_one(folder, pair)
-    document["worker_mb_alone"] = _worker_memory(folder)
     document["machine"] = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -157,14 +100,7 @@ def measure(folder: Path, count: int, pair: int) -> dict[str, Any]:
     return document
 
 
-def _more_keys(fleet: Fleet) -> list[KeyName]:
-    names = [KeyName(f"app-{number}") for number in range(1, KEYS)]
-    for name in names:
-        fleet.class_keys.provision(name, bits=256)
-    return names
-
-
-def _distribute(fleet: Fleet, what: str) -> tuple[dict[str, float], dict[str, float]]:
+def _distribute(fleet: Fleet, keys: int, what: str) -> dict[str, Any]:
     """Make a whole distribution; return devices a second and core, and what it took for each device."""
     fleet.meter.reset()
     unwraps, reads, signatures = fleet.kek.unwraps, fleet.store.reads, fleet.signer.signatures
@@ -174,23 +110,33 @@ def _distribute(fleet: Fleet, what: str) -> tuple[dict[str, float], dict[str, fl
     if len(found) != count:
         raise SystemExit(f"{what}: expected {count} devices to serve, found {len(found)}")
     size = -(-count // CHUNKS)
-    rates = []
+    rates, bare, began = [], [], time.monotonic()
     for start in range(0, count, size):
         chunk = found[start : start + size]
+        before = fleet.bare.rate(keys)
         seconds = fleet.cpu(lambda chunk=chunk: fleet.step(chunk))  # type: ignore[misc] # bound now
         rates.append(len(chunk) / (seconds + listing * len(chunk) / count))
-        _say(f"{what}: {start + len(chunk)} of {count}, {rates[-1]:.0f} devices/s")
+        bare.append((before + fleet.bare.rate(keys)) / 2)
+        _say(f"{what}: {start + len(chunk)} of {count}, {rates[-1]:.0f} devices/s, bare {bare[-1]:.0f}")
+    seconds = time.monotonic() - began
+    calls, wrapped = dict(fleet.meter.calls), fleet.meter.wrapped
+    written, read = fleet.meter.bytes_written, fleet.meter.bytes_read
     if fleet.look():
         raise SystemExit(f"{what}: a second pass still finds devices to serve")
-    calls = fleet.meter.calls
-    return Spread.of(rates).document(), {
+    return {
+        "seconds": seconds,
+        "devices_per_s_core": Spread.of(rates).document(),
+        "bare_devices_per_s_core": Spread.of(bare).document(),
+        "over_bare": Spread.of([one / other for one, other in zip(rates, bare, strict=True)]).document(),
         "twin_reads": calls["twin reads"] / count,
         "twin_writes": calls["twin writes"] / count,
+        "wraps": wrapped / count,
         "signatures": (fleet.signer.signatures - signatures) / count,
+        "audit_records": calls["audit records"] / count,
         "unwraps_in_all": fleet.kek.unwraps - unwraps,
         "envelope_reads_in_all": fleet.store.reads - reads,
-        "bytes_read": fleet.meter.bytes_read / count,
-        "bytes_written": fleet.meter.bytes_written / count,
+        "bytes_read": read / count,
+        "bytes_written": written / count,
     }
 
 
@@ -208,6 +154,7 @@ def _unchanged(fleet: Fleet, count: int) -> dict[str, Any]:
     return {
         "unchanged_us_per_device": Spread.of(micros).document(),
         "unchanged_writes": fleet.meter.calls.get("twin writes", 0),
+        "unchanged_wraps": fleet.meter.wrapped,
         "unchanged_reads": fleet.meter.calls.get("twin reads", 0),
         "unchanged_signatures": fleet.signer.signatures - signatures,
         "unchanged_unwraps": fleet.kek.unwraps - unwraps,
@@ -223,7 +170,8 @@ def _beside_the_reference(fleet: Fleet, document: dict[str, Any]) -> dict[str, A
     micros = []
     for start in range(0, len(devices), size):
         chunk = devices[start : start + size]
-        seconds = fleet.cpu(lambda chunk=chunk: reference.run(chunk))  # type: ignore[misc] # bound now
+        with fleet.registry.serving(chunk):
+            seconds = fleet.cpu(lambda chunk=chunk: reference.run(chunk))  # type: ignore[misc] # bound now
         micros.append(seconds * 1e6 / len(chunk))
     each = Spread.of(micros)
     _say(f"reference: {each} µs a device and pass")
@@ -236,69 +184,6 @@ def _beside_the_reference(fleet: Fleet, document: dict[str, Any]) -> dict[str, A
     }
 
 
-def _two_over_one(folder: Path, count: int) -> dict[str, float]:
-    """Return how many times the devices a second of wall time two processes serve, over three rounds."""
-    ratios = []
-    for number in range(3):
-        alone = _rate(folder, count, 1)
-        both = _rate(folder, count, 2)
-        ratios.append(both / alone)
-        _say(f"round {number + 1}: {alone:.0f} and {both:.0f} devices/s")
-    return Spread.of(ratios).document()
-
-
-def _rate(folder: Path, count: int, processes: int) -> float:
-    context = multiprocessing.get_context("spawn")
-    pipes = []
-    for _ in range(processes):
-        ours, theirs = context.Pipe()
-        context.Process(target=_serve_fleet, args=(theirs, folder, count), daemon=True).start()
-        pipes.append(ours)
-    for pipe in pipes:
-        pipe.recv()
-    started = time.monotonic()
-    for pipe in pipes:
-        pipe.send("go")
-    for pipe in pipes:
-        pipe.recv()
-    return count * processes / (time.monotonic() - started)
-
-
-def _serve_fleet(pipe: Connection, folder: Path, count: int) -> None:
-    fleet = Fleet(folder, count)
-    fleet.provision(KEYS)
-    pipe.send("ready")
-    pipe.recv()
-    fleet.step(fleet.look())
-    pipe.send("done")
-    fleet.devices.close()
-
-
-def _worker_memory(folder: Path) -> dict[str, float]:
-    """Return what a process has resident after a thousand devices, and after five thousand."""
-    context = multiprocessing.get_context("spawn")
-    found = {}
-    for count in (1000, 5000):
-        ours, theirs = context.Pipe()
-        context.Process(target=_report_memory, args=(theirs, folder, count), daemon=True).start()
-        found[str(count)] = ours.recv()
-    return found
-
-
-def _report_memory(pipe: Connection, folder: Path, count: int) -> None:
-    fleet = Fleet(folder, count)
-    fleet.provision(KEYS)
-    before = _resident_mb()
-    fleet.step(fleet.look())
-    pipe.send(_resident_mb() - before)
-    fleet.devices.close()
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def _print(document: dict[str, Any]) -> None:
     for number, rate in document["devices_per_s_core"].items():
         print(f"first distribution, {number:>2} keys   {Spread(**rate)} devices/s a core")
@@ -307,8 +192,10 @@ def _print(document: dict[str, Any]) -> None:
     )
     print(f"unchanged                    {Spread(**document['unchanged_us_per_device'])} µs a device")
     print(f"two processes over one       {Spread(**document['two_processes_over_one'])}")
+    print(f"  bare cryptography          {Spread(**document['two_processes_bare'])}")
     print(f"reference over ours, a pass  {Spread(**document['over_reference'])}")
-    print(json.dumps(document["per_device"], indent=1))
+    for number, each in document["first"].items():
+        print(f"first over bare, {number:>2} keys      {Spread(**each['over_bare'])}")
 
 
 def draw(document: dict[str, Any], path: Path) -> None:
@@ -346,9 +233,11 @@ def _parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--devices", type=int, default=100_000, help="by default 100,000")
     add("--pair", type=int, default=5000, help="devices of each process in the pair; by default 5,000")
+    add("--rounds", type=int, default=5, help="of one process and two; by default 5")
     add("--folder", type=Path, help="where to work; by default the temporary folder")
     add("--json", type=Path, metavar="FILE", help="write all figures here")
     add("--plot", type=Path, metavar="FILE", help="draw them here, PNG")
+    add("--markdown", type=Path, metavar="FILE", help="fill the tables of this document")
     return parser.parse_args()
 
 

@@ -8,10 +8,13 @@ would on the wire: the app pays for reading and writing its part of it.
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import hashlib
 import json
+import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
@@ -27,51 +30,95 @@ from local_cloud.twin_hub.store import Store
 from local_cloud.twin_hub.throttles import Throttles
 from shared.certificates import TrustStore
 from shared.policy.document import Policy, load_policy
-from shared.twin.documents import KeyReport, reported_identity, reported_status
+from shared.twin.documents import (
+    KEYS,
+    OUTCOME_TAG,
+    RELEASE,
+    KeyReport,
+    parse_reported,
+    reported_identity,
+    reported_status,
+)
 from shared.twin.ports import RowPage, Twin
 from shared.types import DeviceId, KeyName, WrapAlgorithm
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from simulators.audit_segments import MemorySegments
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
 PAGE = 1000
-_DISTINCT_KEYS = 256
+_DISTINCT_KEYS = 64
 _DAY = dt.timedelta(days=1)
 
 
 class Meter:
-    """CPU time, bytes and calls of what is not the function app's."""
+    """What is not the function app's: seconds of CPU and wall time, bytes and calls."""
 
     def __init__(self) -> None:
-        self.cpu = 0.0
+        self.cpu = self.wall = 0.0
         self.calls: dict[str, int] = {}
-        self.bytes_read = self.bytes_written = 0
+        self.bytes_read = self.bytes_written = self.wrapped = 0
 
     @contextmanager
-    def others(self, call: str) -> Iterator[None]:
-        self.calls[call] = self.calls.get(call, 0) + 1
-        started = time.process_time()
+    def part(self) -> Iterator[None]:
+        """Take what is done within for another's."""
+        cpu, wall = time.process_time(), time.perf_counter()
         try:
             yield
         finally:
-            self.cpu += time.process_time() - started
+            self.cpu += time.process_time() - cpu
+            self.wall += time.perf_counter() - wall
+
+    def count(self, call: str, *, times: int = 1, read: int = 0, written: int = 0) -> None:
+        self.calls[call] = self.calls.get(call, 0) + times
+        self.bytes_read += read
+        self.bytes_written += written
 
     def reset(self) -> None:
         self.__init__()  # type: ignore[misc] # all of it begins anew
 
 
 class StoreRegistry:
-    """What distribution asks of a :class:`shared.twin.ports.TwinRegistry`, over a hub in this process."""
+    """What distribution asks of a :class:`shared.twin.ports.TwinRegistry`, over a hub in this process.
+
+    The hub is another machine where it is a real one. So its part is not done between the app's steps, where
+    it would empty the processor's caches for each device, but before and after those of many.
+
+    Attributes:
+        discards: Whether patches are dropped, so that this process grows by what the app keeps alone.
+    """
 
     def __init__(self, hub: Hub, meter: Meter) -> None:
+        self.discards = False
         self._hub = hub
         self._meter = meter
+        self._answers: dict[DeviceId, str] = {}
+        self._writes: list[tuple[DeviceId, str, str]] = []
+
+    @contextmanager
+    def serving(self, devices: Sequence[DeviceId]) -> Iterator[None]:
+        """Answer reads of these devices' twins, once each, and take their patches."""
+        with self._meter.part():
+            for device_id in devices:
+                self._answers[device_id] = json.dumps(self._hub.twin_json(device_id))
+            gc.freeze()  # the hub's many objects are not for the app's collector to walk through
+        yield
+        with self._meter.part():
+            for device_id, text, etag in self._writes:
+                patch = json.loads(text)
+                keys = patch.get("properties", {}).get("desired", {}).get(KEYS, {})
+                self._meter.wrapped += len(keys) - list(keys.values()).count(None)
+                if not self.discards:
+                    self._hub.update_twin(device_id, patch, if_match=etag, replacing=False)
+            self._answers.clear()
+            self._writes.clear()
+            gc.freeze()
 
     def read(self, device_id: DeviceId) -> Twin:
-        with self._meter.others("twin reads"):
-            text = json.dumps(self._hub.twin_json(device_id))
-            self._meter.bytes_read += len(text)
+        text = self._answers.pop(device_id)
+        self._meter.count("twin reads", read=len(text))
         document = json.loads(text)
         properties = document["properties"]
         return Twin(
@@ -85,15 +132,14 @@ class StoreRegistry:
 
     def patch(self, device_id: DeviceId, patch: Mapping[str, object], *, etag: str) -> None:
         text = json.dumps(patch)
-        with self._meter.others("twin writes"):
-            self._meter.bytes_written += len(text)
-            self._hub.update_twin(device_id, json.loads(text), if_match=etag, replacing=False)
+        self._meter.count("twin writes", written=len(text))
+        self._writes.append((device_id, text, etag))
 
     def rows(self, *, token: str | None) -> RowPage:
-        with self._meter.others("query pages"):
+        with self._meter.part():
             page = self._hub.query(ROW_QUERIES["devices"], page_size=PAGE, continuation=token)
             text = json.dumps(page.items)
-            self._meter.bytes_read += len(text)
+        self._meter.count("query pages", read=len(text))
         return RowPage(rows=[read_row(row, ()) for row in json.loads(text)], next_token=page.continuation)
 
 
@@ -111,8 +157,26 @@ class MeteredSigner:
         return keys
 
     def sign(self, digest: bytes, *, key_id: str) -> bytes:
-        with self._meter.others("signatures"):
+        with self._meter.part():
             return bytes(self._signer.sign(digest, key_id=key_id))
+
+
+class LastSegment(MemorySegments):
+    """An audit store that keeps the last segment alone, and whose part is another's."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self._meter = meter
+
+    def create(self, name: str) -> None:
+        with self._meter.part():
+            self.segments.clear()
+            super().create(name)
+
+    def append(self, name: str, data: bytes, *, offset: int) -> None:
+        with self._meter.part():
+            super().append(name, data, offset=offset)
+            self._meter.count("audit records", times=data.count(b"\n"))
 
 
 class Authority:
@@ -123,7 +187,7 @@ class Authority:
         root_name, self._name = (_name(text) for text in ("bench root", "bench issuing CA"))
         self._root = _certificate(root_name, root_name, root_key.public_key(), root_key, ca=True)
         self._issuer = _certificate(self._name, root_name, self._key.public_key(), root_key, ca=True)
-        self._issuer_der = self._issuer.public_bytes(Encoding.DER)
+        self.issuer_der = self._issuer.public_bytes(Encoding.DER)
 
     @property
     def trust(self) -> TrustStore:
@@ -136,7 +200,7 @@ class Authority:
     def chain(self, device_id: str, key: rsa.RSAPublicKey) -> bytes:
         """Return the DER of a device's certificate and its issuer's."""
         leaf = _certificate(_name(device_id), self._name, key, self._key, device_id=device_id)
-        return leaf.public_bytes(Encoding.DER) + self._issuer_der
+        return leaf.public_bytes(Encoding.DER) + self.issuer_der
 
 
 def _name(text: str) -> x509.Name:
@@ -216,6 +280,19 @@ class FleetStore:
             self._fingerprints[device_id] = hashlib.sha256(spki[which]).digest()
             identity = reported_identity(spki=spki[which], certificates_der=chain)
             self.store.patch_reported(device_id, {**identity, **self._status(device_id, 0, {})})
+
+    def identity(self, device_id: DeviceId) -> tuple[bytes, bytes]:
+        """Return a device's own certificate, DER, and its public key."""
+        twin: Any = self.hub.twin_json(device_id)
+        reported = parse_reported(twin["properties"]["reported"])
+        assert reported.public_key is not None
+        return reported.certificates[0].public_bytes(Encoding.DER), reported.public_key.spki
+
+    def forget(self) -> None:
+        """Take all that was released out of the twins."""
+        nothing = {"tags": {OUTCOME_TAG: None}, "properties": {"desired": {KEYS: None, RELEASE: None}}}
+        for device_id in self.devices:
+            self.hub.update_twin(device_id, nothing, if_match="*", replacing=False)
 
     def acknowledge(self, versions: Mapping[KeyName, int]) -> None:
         """Let every device report that it holds these keys, as its agent does."""

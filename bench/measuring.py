@@ -138,11 +138,11 @@ def over_limit(runs: Sequence[Run], *, sha: int, gcm: int, cores: int) -> Spread
 def _measure(contender: Contender) -> Run:
     probe = min(_PROBE, contender.size)
     gcm, before = probe_gcm(probe), probe_sha(probe)
-    machine, own, start = _machine_busy(), _own_cpu(), time.perf_counter()
+    machine, own, start = machine_busy(), _own_cpu(), time.perf_counter()
     contender.run()
     wall = time.perf_counter() - start
     cpu = _own_cpu() - own
-    others = max(0.0, _machine_busy() - machine - cpu) / wall
+    others = max(0.0, machine_busy() - machine - cpu) / wall
     contender.after()
     rate = contender.size / wall / GIGA
     return Run(wall=wall, cpu=cpu, others=others, rate=rate, sha=(before + probe_sha(probe)) / 2, gcm=gcm)
@@ -172,7 +172,7 @@ def _own_cpu() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def _machine_busy() -> float:
+def machine_busy() -> float:
     """Return the seconds that all cores together were not idle."""
     ticks = [int(text) for text in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks) - ticks[3] - ticks[4]) / _TICKS  # all but idle and iowait

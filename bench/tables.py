@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    Blocks = Mapping[str, Callable[[Mapping[str, Any]], str]]
+
 TARGETS = {  # ratio: what it says, comparison, bound
     "build_1_thread_over_limit": ("build, one thread, over the machine's limit", ">=", 0.85),
     "build_over_sha_limit": ("build, digest on a thread, over SHA-256 alone", ">=", 0.9),
@@ -55,13 +57,18 @@ ROWS = {  # contender: the ratios beside it
 }
 
 
-def fill(text: str, document: Mapping[str, Any] | None) -> str:
+def fill(text: str, document: Mapping[str, Any] | None, blocks: Blocks | None = None) -> str:
     """Return ``text`` with every block filled anew; without a document the blocks are empty.
+
+    Args:
+        text: The document that holds the blocks.
+        document: What was measured.
+        blocks: By name, what writes each; by default those of packages.
 
     Raises:
         ValueError: A block is not there exactly once.
     """
-    for name, render in BLOCKS.items():
+    for name, render in (BLOCKS if blocks is None else blocks).items():
         inner = f"\n{render(document)}\n" if document is not None else ""
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         text, count = pattern.subn(lambda found, inner=inner: f"{found[1]}{inner}{found[2]}", text)
@@ -73,7 +80,7 @@ def fill(text: str, document: Mapping[str, Any] | None) -> str:
 def speed(document: Mapping[str, Any]) -> str:
     """Return the machine and the table of rates."""
     machine, contenders = document["machine"], document["contenders"]
-    others = _spread(_all([each["other_cores"] for each in contenders.values()]))
+    others = spread_text(_all([each["other_cores"] for each in contenders.values()]))
     versions = (
         f"Python {machine['python']}, cryptography {machine['cryptography']} "
         f"({machine['cryptography_openssl']}), {machine['openssl']}, age {machine['age']}"
@@ -83,7 +90,7 @@ def speed(document: Mapping[str, Any]) -> str:
         f"Payload {_size(document['payload_bytes'])}, {document['rounds']} rounds. Other processes took",
         f"{others} cores meanwhile.",
         "",
-        *_table(("", "GB/s", "CPU s/GB", "over the limit", "over age's way"), _speed_rows(document)),
+        *table(("", "GB/s", "CPU s/GB", "over the limit", "over age's way"), _speed_rows(document)),
         "",
         "![The same as bars](performance/package.png)",
     ]
@@ -97,8 +104,8 @@ def targets(document: Mapping[str, Any]) -> str:
         median = document[name]["median"]
         reached = median >= bound if comparison == ">=" else median <= bound
         sign = "≥" if comparison == ">=" else "≤"
-        rows.append((what, f"{sign} {bound:g}", _spread(document[name]), "yes" if reached else "no"))
-    return "\n".join(_table(("", "target", "measured", "reached"), rows)) + "\n"
+        rows.append((what, f"{sign} {bound:g}", spread_text(document[name]), "yes" if reached else "no"))
+    return "\n".join(table(("", "target", "measured", "reached"), rows)) + "\n"
 
 
 def memory(document: Mapping[str, Any]) -> str:
@@ -112,11 +119,11 @@ def memory(document: Mapping[str, Any]) -> str:
         "verify": f"`cpk-tool verify`, {size}",
         "excess": "the larger of the two over Python",
     }
-    rows = [(text, _spread(peaks[name], digits=1)) for name, text in what.items()]
-    return "\n".join(_table(("", "peak, MiB"), rows)) + "\n"
+    rows = [(text, spread_text(peaks[name], digits=1)) for name, text in what.items()]
+    return "\n".join(table(("", "peak, MiB"), rows)) + "\n"
 
 
-BLOCKS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+BLOCKS: Blocks = {
     "package-speed": speed,
     "package-targets": targets,
     "package-memory": memory,
@@ -128,17 +135,17 @@ def _speed_rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
     for name, ratios in ROWS.items():
         each = document["contenders"][name]
         rate, cpu = each["gigabytes_per_second"], each["cpu_seconds_per_gigabyte"]
-        beside = [_spread(document[ratio]) if ratio else "" for ratio in (ratios or (None, None))]
-        rows.append((each["what"], _spread(rate), _spread(cpu), *beside))
+        beside = [spread_text(document[ratio]) if ratio else "" for ratio in (ratios or (None, None))]
+        rows.append((each["what"], spread_text(rate), spread_text(cpu), *beside))
     return rows
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = (head, ["---"] * len(head), *rows)
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines]
 
 
-def _spread(figure: Mapping[str, float], *, digits: int = 2) -> str:
+def spread_text(figure: Mapping[str, float], *, digits: int = 2) -> str:
     return f"{figure['median']:.{digits}f} ({figure['min']:.{digits}f}-{figure['max']:.{digits}f})"
 
 
@@ -167,9 +174,9 @@ def main() -> None:
     write(options.markdown, json.loads(options.json.read_text()))
 
 
-def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Fill the blocks of the document at ``path``."""
-    path.write_text(fill(path.read_text(), document))
+def write(path: Path, document: Mapping[str, Any], blocks: Blocks | None = None) -> None:
+    """Fill the blocks of the document at ``path``; see :func:`fill`."""
+    path.write_text(fill(path.read_text(), document, blocks))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 import secrets
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 from functions import telemetry
@@ -31,6 +33,7 @@ MAX_DETAIL: Final = 1024
 
 _LOG = logging.getLogger("audit")
 _FAILURES = logging.getLogger(__name__)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _PRINCIPAL_ID, _PRINCIPAL_NAME = "x-ms-client-principal-id", "x-ms-client-principal-name"
 
 
@@ -69,6 +72,10 @@ class AuditRecord:
     policy_sha256: str | None = None
 
 
+_FIELDS = tuple(field.name for field in fields(AuditRecord))
+_VALUES_OF = operator.attrgetter(*_FIELDS)
+
+
 def caller_of(headers: Mapping[str, str], *, entra_in_front: bool, build_name: str | None = None) -> str:
     """Return who calls, in one word: ``entra:<id>``, else ``build:<name>``, else ``function-key``.
 
@@ -105,19 +112,18 @@ class AuditLog:
         """
         if not records:
             return
-        documents = [self._document(record) for record in records]
+        time = self._now().isoformat(timespec="microseconds").replace("+00:00", "Z")
+        documents = [_document(record, time) for record in records]
         try:
             entries: Sequence[Entry | None] = self._chain.append(documents)
         except EdbError as error:
             _tell(documents, [None] * len(documents))
-            for record in records:
-                telemetry.add(telemetry.AUDIT_FAILURES, event=record.event)
+            for event, count in Counter(record.event for record in records).items():
+                telemetry.add(telemetry.AUDIT_FAILURES, count, event=event)
             _FAILURES.error("audit_failed", extra={"code": error.code, "detail": str(error)})
             raise TransportError("the audit chain takes no record now", code="audit_unavailable") from error
         _tell(documents, entries)
-        for record in records:
-            telemetry.add(telemetry.AUDIT_RECORDS, event=record.event, outcome=record.outcome)
-            _count(record)
+        _count(records)
 
     def write_if_possible(self, *records: AuditRecord) -> None:
         """Write records of what releases nothing: a chain that takes none is told of, and stops nobody."""
@@ -134,29 +140,42 @@ class AuditLog:
         """Look whether a record could be written; see :meth:`functions.audit_chain.AuditChain.check`."""
         self._chain.check()
 
-    def _document(self, record: AuditRecord) -> dict[str, object]:
-        time = self._now().isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return {
-            "time": time,
-            "id": secrets.token_hex(16),  # a record is like no other, whatever the clock says
-            **{name: _text(value) for name, value in asdict(record).items()},
-        }
+
+def _document(record: AuditRecord, time: str) -> dict[str, object]:
+    document: dict[str, object] = dict(zip(_FIELDS, _VALUES_OF(record), strict=True))
+    texts = "".join([value for value in document.values() if type(value) is str])
+    if len(texts) > MAX_DETAIL or not texts.isascii():
+        document = {name: _text(value) for name, value in document.items()}
+    document["time"] = time
+    document["id"] = secrets.token_hex(16)  # a record is like no other, whatever the clock says
+    return document
 
 
 def _tell(documents: Sequence[Mapping[str, object]], entries: Sequence[Entry | None]) -> None:
+    if not _LOG.isEnabledFor(logging.INFO):
+        return
     for document, entry in zip(documents, entries, strict=True):
-        anchor = {} if entry is None else {"seq": entry.seq, "hash": entry.hash.hex()}
-        _LOG.info("%s", json.dumps({**document, **anchor}, separators=(",", ":")))
+        _LOG.info("%s", _ENCODER.encode(document) if entry is None else _anchored(document, entry))
 
 
-def _count(record: AuditRecord) -> None:
-    if record.outcome == "denied":
-        telemetry.add(telemetry.DENIALS, event=record.event, reason=record.reason or "none")
-    elif record.outcome == "allowed" and record.algorithm is not None:
-        telemetry.add(telemetry.WRAPS, event=record.event, algorithm=record.algorithm)
+def _anchored(document: Mapping[str, object], entry: Entry) -> str:
+    """Return a record with its entry's number and hash, in ASCII."""
+    if entry.canonical is None or not entry.canonical.isascii():
+        return _ENCODER.encode({**document, "seq": entry.seq, "hash": entry.hash.hex()})
+    return f'{entry.canonical[:-1].decode()},"seq":{entry.seq},"hash":"{entry.hash.hex()}"}}'
 
 
-def _text(value: str | int | None) -> str | int | None:
+def _count(records: Sequence[AuditRecord]) -> None:
+    alike = Counter((each.event, each.outcome, each.reason, each.algorithm) for each in records)
+    for (event, outcome, reason, algorithm), count in alike.items():
+        telemetry.add(telemetry.AUDIT_RECORDS, count, event=event, outcome=outcome)
+        if outcome == "denied":
+            telemetry.add(telemetry.DENIALS, count, event=event, reason=reason or "none")
+        elif outcome == "allowed" and algorithm is not None:
+            telemetry.add(telemetry.WRAPS, count, event=event, algorithm=algorithm)
+
+
+def _text(value: object) -> object:
     """Return text that any reader can read: bounded, and without lone surrogates."""
     if not isinstance(value, str):
         return value

@@ -109,7 +109,7 @@ class AuditChain:
         for attempt in range(ATTEMPTS):
             tail = self._open_tail()
             entries = _linked(tail.head, records)
-            data = b"".join(entry.line() for entry in entries)
+            data = b"".join([entry.line() for entry in entries])
             try:
                 self._store.append(tail.segment, data, offset=tail.offset)
             except Conflict:
@@ -118,7 +118,9 @@ class AuditChain:
                     return entries
                 self._pause(random.uniform(0, _PAUSE_SECONDS * (attempt + 1)))  # noqa: S311 - jitter
             else:
-                self._tail = replace(tail, offset=tail.offset + len(data), head=entries[-1].head)
+                self._tail = _Tail(
+                    segment=tail.segment, offset=tail.offset + len(data), head=entries[-1].head
+                )
                 return entries
         raise TransportError(f"the audit chain: others were faster {ATTEMPTS} times", code="audit_busy")
 

@@ -320,14 +320,16 @@ class ClassKeys:
                 another KEK, or does not hold.
         """
         with self._lock:
+            held, until = self._opened.get((name, version), (None, 0.0))
+            if held is not None and self._monotonic() < until:
+                telemetry.add(telemetry.KEY_CACHE, result="hit")
+                return held
+            telemetry.add(telemetry.KEY_CACHE, result="miss")
             self._drop_old()
-            hit = (name, version) in self._opened
-            telemetry.add(telemetry.KEY_CACHE, result="hit" if hit else "miss")
-            if not hit:
-                key = self._unseal(name, version)
-                self._opened[name, version] = (key, self._monotonic() + CACHE_SECONDS)
-                self._sweep_later()
-            return self._opened[name, version][0]
+            key = self._unseal(name, version)
+            self._opened[name, version] = (key, self._monotonic() + CACHE_SECONDS)
+            self._sweep_later()
+            return key
 
     def _drop_old(self) -> None:
         now = self._monotonic()

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from functions import deadline, telemetry
@@ -224,37 +225,36 @@ class DistributionPass:
 
     def _records(self, twin: Twin, decision: Decision) -> Iterator[AuditRecord]:
         """Return the audit records of a change: one for each key released, one for all else."""
-        record = AuditRecord(
+        record = partial(
+            AuditRecord,
             event="distribute",
-            outcome="allowed",
             device_id=twin.device_id,
             correlation_id=self.correlation_id,
             policy_sha256=self.deployment.policy.digest.hex(),
         )
         match decision:
             case Write(plan=plan, cause=cause):
-                record = replace(record, reason=cause.value)
+                allowed = partial(record, outcome="allowed", reason=cause.value)
                 for name, key in plan.keys.items():
-                    yield replace(
-                        record,
+                    yield allowed(
                         key_name=name,
                         key_version=key.version,
                         algorithm=key.algorithm.value,
                         rule=key.rule_id,
                     )
                 if not plan.keys:
-                    yield record
+                    yield allowed()
             case Deny(denial=denial):
-                yield replace(record, outcome="denied", reason=denial.reason, detail=denial.detail)
+                yield record(outcome="denied", reason=denial.reason, detail=denial.detail)
             case OverBudget(size=size):
                 detail = f"desired would take {size} bytes, expected at most {self.deployment.budget}"
-                yield replace(record, outcome="denied", reason="over_budget", detail=detail)
+                yield record(outcome="denied", reason="over_budget", detail=detail)
             case Tell(outcome=outcome) if outcome.state is OutcomeState.QUARANTINED:
-                yield replace(record, outcome="denied", reason=outcome.state.value, detail=outcome.reason)
+                yield record(outcome="denied", reason=outcome.state.value, detail=outcome.reason)
             case Unchanged():
                 return
             case _:
-                yield record
+                yield record(outcome="allowed")
 
 
 def _outcome_of(decision: Decision | None) -> str:

@@ -22,10 +22,11 @@ Example:
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -64,6 +65,9 @@ MAX_INTERMEDIATES = 4
 
 MAX_ROOTS = 64
 """Most certificates in one trust store."""
+
+MAX_KNOWN_PATHS = 64
+"""Most paths of issuers that a trust store remembers."""
 
 MAX_TRUST_BYTES = 512 * 1024
 """Longest trust store file, in bytes."""
@@ -232,11 +236,17 @@ def _split_der(data: bytes, *, where: str) -> list[x509.Certificate]:
         if not digits or head[0] != _DER_SEQUENCE or end > len(data):
             raise FormatError(f"{where}: expected a DER certificate at byte {offset}")
         try:
-            found.append(x509.load_der_x509_certificate(data[offset:end]))
+            found.append(_load_der(data[offset:end]))
         except _PARSER_ERRORS as error:
             raise FormatError(f"{where}: no X.509 certificate at byte {offset}") from error
         offset = end
     return found
+
+
+@functools.lru_cache(maxsize=64)
+def _load_der(der: bytes) -> x509.Certificate:
+    """Load a certificate; a fleet's devices all show the same issuers, which are parsed once."""
+    return x509.load_der_x509_certificate(der)
 
 
 def _parse_fully(certificate: x509.Certificate, *, where: str) -> None:
@@ -252,16 +262,39 @@ def _parse_fully(certificate: x509.Certificate, *, where: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPath:
+    """The path above a leaf that was validated, and how long it need not be again under another leaf.
+
+    Args:
+        issuers: The leaf's issuer and those above it, the root last; none of them constrains names.
+        store: The leaf's issuer alone.
+        since: When it was validated, aware.
+        until: When one of the roots or of the intermediates that were shown begins or ceases to be valid.
+    """
+
+    issuers: tuple[x509.Certificate, ...]
+    store: verification.Store
+    since: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustStore:
     """The pinned roots.
 
     Args:
         roots: The certificates that end a path; a store without roots trusts nothing.
         revocations: Revocation lists. If there is any, every issuer on a path must have a current one.
+
+    Attributes:
+        known: The paths of issuers that were found to lead to a root, by the intermediates as presented.
     """
 
     roots: tuple[x509.Certificate, ...]
     revocations: tuple[RevocationList, ...] = ()
+    known: dict[tuple[x509.Certificate, ...], KnownPath] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def from_pem(cls, data: bytes, *, where: str) -> TrustStore:
@@ -304,7 +337,12 @@ class ValidatedPath:
     @property
     def root_sha256(self) -> str:
         """SHA-256 over the root's DER, 64 lower-case hex digits."""
-        return hashlib.sha256(self.root.public_bytes(Encoding.DER)).hexdigest()
+        return _sha256_of(self.root)
+
+
+@functools.lru_cache(maxsize=MAX_ROOTS)
+def _sha256_of(root: x509.Certificate) -> str:
+    return root.fingerprint(hashes.SHA256()).hex()
 
 
 def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: datetime) -> ValidatedPath:
@@ -323,12 +361,41 @@ def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: d
     """
     if not chain:
         raise _untrusted("no certificate was presented")
-    leaf, intermediates = chain[0], list(chain[1:])
-    for certificate in chain:
+    leaf, intermediates = chain[0], tuple(chain[1:])
+    path = _known_path(leaf, intermediates, trust, at) or _search_path(leaf, intermediates, trust, at)
+    _check_revocation(path, trust, at)
+    return ValidatedPath(leaf=leaf, root=path[-1])
+
+
+def _known_path(
+    leaf: x509.Certificate, intermediates: tuple[x509.Certificate, ...], trust: TrustStore, at: datetime
+) -> tuple[x509.Certificate, ...] | None:
+    """Return a leaf's path through issuers that were validated before, or None if that takes a search.
+
+    The leaf is judged as in a search, with its issuer for a root. What is above it was found to hold with the
+    same intermediates and roots, and none of these has begun or ceased to be valid since.
+    """
+    known = trust.known.get(intermediates)
+    if known is None or not known.since <= at < known.until or leaf in trust.roots:
+        return None
+    _check_validity(leaf, at)
+    _check_certificate_key(leaf)
+    try:
+        path = _verifier(known.store, at).verify(leaf, []).chain
+    except verification.VerificationError:
+        return None  # the search tells why; or another of the intermediates is its issuer, or a root
+    return (leaf, *known.issuers) if len(path) == 2 else None  # noqa: PLR2004 - the leaf and its issuer
+
+
+def _search_path(
+    leaf: x509.Certificate, intermediates: tuple[x509.Certificate, ...], trust: TrustStore, at: datetime
+) -> tuple[x509.Certificate, ...]:
+    """Return a leaf's path to a root, and remember what is above the leaf."""
+    for certificate in (leaf, *intermediates):
         _check_validity(certificate, at)
     if leaf in trust.roots:
-        return ValidatedPath(leaf=leaf, root=leaf)
-    for certificate in chain:
+        return (leaf,)
+    for certificate in (leaf, *intermediates):
         _check_certificate_key(certificate)
     # Certificates of one subject let a presenter make the search for a path exponential.
     if len({certificate.subject for certificate in intermediates}) != len(intermediates):
@@ -336,14 +403,39 @@ def validate_path(chain: Sequence[x509.Certificate], trust: TrustStore, *, at: d
     if not trust.roots:
         raise _untrusted("the trust store is empty")
     try:
-        verified = _verifier(trust, at).verify(leaf, intermediates)
+        path = _verifier(verification.Store(list(trust.roots)), at).verify(leaf, list(intermediates)).chain
     except verification.VerificationError as error:
         raise _untrusted(
             f"{_name(leaf)} has no valid path to a trusted root: {_first_line(error)}"
         ) from error
-    _check_name_constraints(verified.chain)
-    _check_revocation(verified.chain, trust, at)
-    return ValidatedPath(leaf=leaf, root=verified.chain[-1])
+    _check_name_constraints(path)
+    _remember(intermediates, path[1:], trust, at)
+    return tuple(path)
+
+
+def _remember(
+    intermediates: tuple[x509.Certificate, ...],
+    issuers: Sequence[x509.Certificate],
+    trust: TrustStore,
+    at: datetime,
+) -> None:
+    """Keep the path above a leaf; one with name constraints is not kept, for they speak of the leaf."""
+    if any(isinstance(each.value, x509.NameConstraints) for issuer in issuers for each in issuer.extensions):
+        return
+    changes = [
+        time
+        for certificate in (*intermediates, *trust.roots)
+        for time in (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+        if time >= at
+    ]
+    if len(trust.known) >= MAX_KNOWN_PATHS:
+        trust.known.clear()
+    trust.known[intermediates] = KnownPath(
+        issuers=tuple(issuers),
+        store=verification.Store([issuers[0]]),
+        since=at,
+        until=min(changes, default=at),
+    )
 
 
 def changes_of(chain: Sequence[x509.Certificate]) -> list[int]:
@@ -360,29 +452,31 @@ def changes_of(chain: Sequence[x509.Certificate]) -> list[int]:
     ]
 
 
-def _verifier(trust: TrustStore, at: datetime) -> verification.ClientVerifier:
-    leaf_policy = verification.ExtensionPolicy.permit_all()
-    # That the constraints say cA, and their path length, the verifier checks by itself.
-    issuer_policy = (
-        verification.ExtensionPolicy.permit_all()
-        .require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
-        .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _require_cert_sign)
-    )
-    return (
-        verification.PolicyBuilder()
-        .store(verification.Store(list(trust.roots)))
-        .time(at)
-        .max_chain_depth(MAX_INTERMEDIATES)
-        .extension_policies(ca_policy=issuer_policy, ee_policy=leaf_policy)
-        .build_client_verifier()
-    )
-
-
 def _require_cert_sign(
     _policy: verification.Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None
 ) -> None:
     if usage is not None and not usage.key_cert_sign:
         raise ValueError("an issuer's key may not sign certificates")
+
+
+_LEAF_POLICY = verification.ExtensionPolicy.permit_all()
+# That the constraints say cA, and their path length, the verifier checks by itself.
+_ISSUER_POLICY = (
+    verification.ExtensionPolicy.permit_all()
+    .require_present(x509.BasicConstraints, verification.Criticality.AGNOSTIC, None)
+    .may_be_present(x509.KeyUsage, verification.Criticality.AGNOSTIC, _require_cert_sign)
+)
+
+
+def _verifier(roots: verification.Store, at: datetime) -> verification.ClientVerifier:
+    return (
+        verification.PolicyBuilder()
+        .store(roots)
+        .time(at)
+        .max_chain_depth(MAX_INTERMEDIATES)
+        .extension_policies(ca_policy=_ISSUER_POLICY, ee_policy=_LEAF_POLICY)
+        .build_client_verifier()
+    )
 
 
 def _check_validity(certificate: x509.Certificate, at: datetime) -> None:

@@ -6,7 +6,6 @@ older peers write it; URL-safe base64 is refused (protocol section 1).
 
 from __future__ import annotations
 
-import base64
 import binascii
 import io
 import re
@@ -21,7 +20,7 @@ _WHITE_SPACE = re.compile(r"[ \t\r\n]+")
 
 def encode_base64(data: bytes) -> str:
     """Return standard base64, padded, on one line."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def decode_base64(text: object, *, where: str) -> bytes:
@@ -32,12 +31,18 @@ def decode_base64(text: object, *, where: str) -> bytes:
     """
     if not isinstance(text, str):
         raise FormatError(f"{where}: expected base64 text, found {type(text).__name__}")
+    try:  # as nearly all of it is written; padding without end is not refused by all versions of Python
+        if not text.endswith("==="):
+            return binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        pass  # what follows allows more, and tells what is wrong
     packed = _WHITE_SPACE.sub("", text)
     if not _BASE64.fullmatch(packed):
         kind = "URL-safe base64" if re.fullmatch(r"[A-Za-z0-9_=-]*", packed) else "other characters"
         raise FormatError(f"{where}: expected standard base64, found {kind}")
+    digits = packed.rstrip("=")
     try:
-        return base64.b64decode(packed.rstrip("=") + "=" * (-len(packed.rstrip("=")) % 4), validate=True)
+        return binascii.a2b_base64(digits + "=" * (-len(digits) % 4))
     except binascii.Error as error:
         raise FormatError(f"{where}: base64 of {len(packed)} characters cannot be decoded") from error
 

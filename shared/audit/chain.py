@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from shared import strict_json
@@ -37,6 +37,8 @@ MAX_INTEGER: Final = 2**53
 
 _HASH_BYTES = 32
 _HEX = re.compile(r"[0-9a-f]{64}")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+_SORTING = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +67,17 @@ class Entry:
         prev: The hash of the entry before it.
         hash: Its own.
         record: What is recorded.
+
+    Attributes:
+        canonical: The record's canonical JSON, kept by :func:`link`, which has made it for the hash. An entry
+            that was read has none: what its record hashes to is for :func:`verify` to find out.
     """
 
     seq: int
     prev: bytes
     hash: bytes
     record: Mapping[str, object]
+    canonical: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def head(self) -> Head:
@@ -88,7 +95,9 @@ class Entry:
 
     def line(self) -> bytes:
         """Return the entry as it rests: canonical JSON and a line feed."""
-        return canonical_json(self.document()) + b"\n"
+        record = canonical_json(self.record) if self.canonical is None else self.canonical
+        prev, own = self.prev.hex().encode(), self.hash.hex().encode()
+        return b'{"hash":"%b","prev":"%b","record":%b,"seq":%d}\n' % (own, prev, record, self.seq)
 
 
 def canonical_json(value: object) -> bytes:
@@ -97,10 +106,7 @@ def canonical_json(value: object) -> bytes:
     Raises:
         FormatError: It holds anything else, or text that is no Unicode.
     """
-    _check(value)
-    # By UTF-16 code units, as the RFC wants names sorted; Python sorts by code points.
-    ordered = _ordered(value)
-    text = json.dumps(ordered, ensure_ascii=False, separators=(",", ":"))
+    text = _SORTING.encode(value) if _has_ascii_names(value) else _ENCODER.encode(_ordered(value))
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -113,7 +119,10 @@ def link(head: Head, record: Mapping[str, object]) -> Entry:
     Raises:
         FormatError: The record cannot be written canonically.
     """
-    return Entry(seq=head.seq + 1, prev=head.hash, hash=_hash(head.hash, record), record=record)
+    canonical = canonical_json(record)
+    entry = Entry(seq=head.seq + 1, prev=head.hash, hash=_hash(head.hash, canonical), record=record)
+    object.__setattr__(entry, "canonical", canonical)
+    return entry
 
 
 def parse_entry(line: bytes | str, *, where: str) -> Entry:
@@ -203,7 +212,7 @@ def _follow(head: Head, entry: Entry) -> Head:
             code="audit_unlinked",
         )
     try:
-        expected = _hash(entry.prev, entry.record)
+        expected = _hash(entry.prev, canonical_json(entry.record))
     except FormatError as error:
         raise VerificationError(f"{place}: {error}", code="audit_changed") from error
     if entry.hash != expected:
@@ -222,8 +231,8 @@ def _compare(head: Head, known: Mapping[int, bytes]) -> None:
         )
 
 
-def _hash(prev: bytes, record: Mapping[str, object]) -> bytes:
-    return hashlib.sha256(prev + canonical_json(record)).digest()
+def _hash(prev: bytes, canonical: bytes) -> bytes:
+    return hashlib.sha256(prev + canonical).digest()
 
 
 def _digest(value: object, *, where: str) -> bytes:
@@ -232,23 +241,29 @@ def _digest(value: object, *, where: str) -> bytes:
     return bytes.fromhex(value)
 
 
-def _check(value: object) -> None:
-    """Refuse what has no canonical form here."""
-    if value is None or isinstance(value, bool | str):
-        return
-    if isinstance(value, int):
+def _has_ascii_names(value: object) -> bool:
+    """Refuse what has no canonical form here; say whether :mod:`json` sorts its names as RFC 8785 does.
+
+    The RFC sorts by UTF-16 code units and Python by code points, which is the same for ASCII.
+    """
+    if value is None or isinstance(value, str):
+        return True
+    if isinstance(value, int):  # booleans, too
         if abs(value) > MAX_INTEGER:
             raise FormatError("audit record: holds an integer above 2^53")
-    elif isinstance(value, list | tuple):
-        for each in value:
-            _check(each)
-    elif isinstance(value, Mapping):
-        for name, each in value.items():
-            if not isinstance(name, str):
-                raise FormatError("audit record: a name is no string")
-            _check(each)
-    else:
-        raise FormatError(f"audit record: holds a {type(value).__name__}")
+        return True
+    if isinstance(value, dict | Mapping):
+        try:
+            plain = "".join(value).isascii() and isinstance(value, dict)
+        except TypeError as error:
+            raise FormatError("audit record: a name is no string") from error
+        for each in value.values():
+            if each is not None and type(each) is not str:
+                plain &= _has_ascii_names(each)
+        return plain
+    if isinstance(value, list | tuple):
+        return all([_has_ascii_names(each) for each in value])  # noqa: C419 - each of them is to be looked at
+    raise FormatError(f"audit record: holds a {type(value).__name__}")
 
 
 def _ordered(value: object) -> object:

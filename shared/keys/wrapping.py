@@ -18,10 +18,10 @@ version. RSA does not; what binds an RSA wrapping is the signed release, which h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from shared.certificates import KeyKind, PublicKey
@@ -29,6 +29,8 @@ from shared.errors import FormatError
 from shared.types import MAX_KEY_VERSION, Audience, KeyName, WrapAlgorithm
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
+
     from shared.types import Secret
 
 KEY_LENGTHS: Final = (16, 24, 32)
@@ -39,6 +41,8 @@ WRAP_LABEL: Final = b"CPK-WRAP-v2\0"
 
 _HPKE_P256 = Suite(KEM.P256, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _HPKE_X25519 = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
+_OAEP_256 = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+_PKCS1V15 = padding.PKCS1v15()
 _AEAD_TAG_BYTES = 16
 
 _ALGORITHMS: Final = {
@@ -96,8 +100,8 @@ def wrapped_size(public_key: PublicKey, algorithm: WrapAlgorithm, key_bytes: int
         FormatError: ``unsupported_algorithm``, as for :func:`wrap_key`.
     """
     _check_fits(public_key, algorithm)
-    if isinstance(public_key.key, rsa.RSAPublicKey):
-        return public_key.key.key_size // 8
+    if public_key.kind is KeyKind.RSA:
+        return cast("rsa.RSAPublicKey", public_key.key).key_size // 8
     kem = KEM.P256 if algorithm is WrapAlgorithm.HPKE_P256 else KEM.X25519
     return kem.enc_length() + key_bytes + _AEAD_TAG_BYTES
 
@@ -118,18 +122,15 @@ def wrap_key(key: Secret, public_key: PublicKey, algorithm: WrapAlgorithm, *, co
     _check_fits(public_key, algorithm)
     if len(key) not in KEY_LENGTHS:
         raise FormatError(f"class key: expected 16, 24 or 32 bytes, found {len(key)}")
-    match public_key.key:
-        case rsa.RSAPublicKey() as receiver:
-            return receiver.encrypt(key.reveal(), rsa_padding(algorithm))
-        case ec.EllipticCurvePublicKey() | x25519.X25519PublicKey() as receiver:
-            return hpke_suite(algorithm).encrypt(key.reveal(), receiver, info=context.info(WRAP_LABEL))
+    if public_key.kind is KeyKind.RSA:
+        return cast("rsa.RSAPublicKey", public_key.key).encrypt(key.reveal(), rsa_padding(algorithm))
+    receiver = cast("ec.EllipticCurvePublicKey | x25519.X25519PublicKey", public_key.key)
+    return hpke_suite(algorithm).encrypt(key.reveal(), receiver, info=context.info(WRAP_LABEL))
 
 
 def rsa_padding(algorithm: WrapAlgorithm) -> padding.AsymmetricPadding:
     """Return the RSA encryption padding of ``RSA-OAEP-256`` or ``RSA1_5``."""
-    if algorithm is WrapAlgorithm.RSA1_5:
-        return padding.PKCS1v15()
-    return padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+    return _PKCS1V15 if algorithm is WrapAlgorithm.RSA1_5 else _OAEP_256
 
 
 def hpke_suite(algorithm: WrapAlgorithm) -> Suite:

@@ -69,6 +69,7 @@ def evaluate(
     claims: Claims,
     v1: bool = False,
     at: datetime | None = None,
+    judged: dict[str, Allowed | str] | None = None,
 ) -> Allowed | Denied:
     """Decide whether an operation on a class key is allowed.
 
@@ -79,7 +80,10 @@ def evaluate(
         claims: Verified ones, by group.
         v1: Whether it is for a device that cannot verify a release; only rules with ``"v1": true`` match it.
         at: Now, aware. A policy with a ``not_after`` denies where no time is given.
+        judged: What each rule that was looked at comes to over these very claims, by its id: that it allows,
+            or what does not hold. Whoever asks for many keys gives the same one each time; it is added to.
     """
+    judged = {} if judged is None else judged
     if policy.not_after is not None and (at is None or at >= policy.not_after):
         return Denied(
             reason="policy_expired",
@@ -91,17 +95,18 @@ def evaluate(
             reason="no_rule",
             detail=f"no rule of policy {policy.id} names {operation.value} of key {key_name}",
         )
-    eligible = [rule for rule in rules if rule.v1 or not v1]
-    if not eligible:
-        return Denied(reason="v1_not_allowed", detail=f"rule {rules[0].id}: it is not for v1 devices")
     failures = []
-    for rule in eligible:
-        failure = _failure(rule.release, claims)
-        if failure is None:
-            return Allowed(
-                rule_id=rule.id, algorithms=rule.algorithms, lease_seconds=rule.lease_seconds, v1=rule.v1
-            )
-        failures.append((rule, failure))
+    for rule in rules:
+        if v1 and not rule.v1:
+            continue
+        found = judged.get(rule.id)
+        if found is None:
+            found = judged[rule.id] = _judge(rule, claims)
+        if isinstance(found, Allowed):
+            return found
+        failures.append((rule, found))
+    if not failures:
+        return Denied(reason="v1_not_allowed", detail=f"rule {rules[0].id}: it is not for v1 devices")
     # A rule that names the key explains more than one that is for every key.
     rule, failure = min(failures, key=lambda each: each[0].keys is None)
     return Denied(reason="claim_failed", detail=f"rule {rule.id}: {failure}")
@@ -138,7 +143,14 @@ def _may_hold(term: Condition | Combinator, claims: Claims) -> bool:
 
 def rule_names(rule: Rule, operation: Operation, key_name: KeyName) -> bool:
     """Return whether a rule is for an operation on a class key."""
-    return operation in rule.operations and (rule.keys is None or key_name in rule.keys)
+    return (rule.keys is None or key_name in rule.keys) and operation in rule.operations
+
+
+def _judge(rule: Rule, claims: Claims) -> Allowed | str:
+    failure = _failure(rule.release, claims)
+    if failure is not None:
+        return failure
+    return Allowed(rule_id=rule.id, algorithms=rule.algorithms, lease_seconds=rule.lease_seconds, v1=rule.v1)
 
 
 def _failure(term: Condition | Combinator, claims: Claims) -> str | None:

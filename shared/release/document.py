@@ -22,6 +22,7 @@ no integer.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -192,6 +193,7 @@ def assemble(claims: bytes, *, kid: str, signature: bytes) -> bytes:
     return cose
 
 
+@functools.lru_cache(maxsize=8)
 def _protected(kid: str) -> bytes:
     return encode_cbor({_HEADER_ALG: _ES256, _HEADER_KID: kid.encode()})
 

@@ -26,14 +26,16 @@ def section_size(value: object) -> int:
         FormatError: It holds something that no twin holds.
     """
     match value:
+        case str():
+            # Printable ASCII, as most of it is, is as long as it is.
+            plain = value.isascii() and value.isprintable()
+            return len(value) if plain else len(_CONTROL.sub("", value).encode())
         case Mapping():
             return sum(
                 len(name.encode()) + section_size(entry)
                 for name, entry in value.items()
                 if not name.startswith("$")
             )
-        case str():
-            return len(_CONTROL.sub("", value).encode())
         case bool():
             return _BOOLEAN_BYTES
         case int() | float():

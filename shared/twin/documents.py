@@ -39,6 +39,7 @@ CONTRACT_VERSION = 2
 _FINGERPRINT_BYTES = 32
 _KCV_BYTES = 16
 _FAILED_DIGITS = 16
+_HEX = re.compile(r"[0-9a-f]*")
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
@@ -367,6 +368,6 @@ def _integer(value: object, where: str, *, minimum: int, maximum: int | None = N
 
 def _hex(value: object, where: str, length: int) -> bytes:
     text = _text(value, where)
-    if not re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", text):
+    if len(text) != 2 * length or not _HEX.fullmatch(text):
         raise FormatError(f"{where}: expected {2 * length} lower-case hex digits")
     return bytes.fromhex(text)

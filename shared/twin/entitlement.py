@@ -202,9 +202,16 @@ def _ask_policy(
     keys: dict[KeyName, Entitlement] = {}
     floors: dict[KeyName, int] = {}
     refusals: list[Denied] = []
+    judged: dict[str, Allowed | str] = {}
     for name, state in sorted(class_keys.items()):
         answer = evaluate(
-            policy, operation=Operation.DISTRIBUTE, key_name=name, claims=claims, v1=status is None, at=at
+            policy,
+            operation=Operation.DISTRIBUTE,
+            key_name=name,
+            claims=claims,
+            v1=status is None,
+            at=at,
+            judged=judged,
         )
         if isinstance(answer, Allowed):
             algorithm = choose_algorithm(answer, public_key.kind, status)
@@ -236,7 +243,11 @@ def _ask_policy(
 def choose_algorithm(allowed: Allowed, kind: KeyKind, status: ReportedStatus | None) -> WrapAlgorithm | None:
     """Return the rule's first algorithm that fits the key and that the device's CPM can open."""
     able = _V1_ALGORITHMS if status is None else status.algorithms
-    return next((each for each in allowed.algorithms if each in able and each in algorithms_for(kind)), None)
+    fitting = algorithms_for(kind)
+    for each in allowed.algorithms:
+        if each in able and each in fitting:
+            return each
+    return None
 
 
 def verify_chain(

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from shared.twin.budget import DESIRED_BUDGET
 from shared.twin.entitlement import PUBLIC_KEY_MISSING, Denial, Entitled, assess
 from shared.twin.held import Held, Outcome, OutcomeState, read_held, read_outcome, read_rebinding
-from shared.twin.plan import Plan, basis_of, planned_size
+from shared.twin.plan import Plan, basis_of, fits_for_certain, planned_size
 from shared.types import Fingerprint
 
 if TYPE_CHECKING:
@@ -421,8 +421,11 @@ def _plan(case: _Case, entitled: Entitled, *, signed: bool = True) -> Plan:
 
 
 def _if_it_fits(case: _Case, write: Write) -> Decision:
-    size = planned_size(case.twin, case.held, write.plan, key_id=case.deployment.release_key_id)
-    if size <= case.deployment.budget:
+    key_id, budget = case.deployment.release_key_id, case.deployment.budget
+    if fits_for_certain(case.twin, write.plan, key_id=key_id, budget=budget):
+        return write
+    size = planned_size(case.twin, case.held, write.plan, key_id=key_id)
+    if size <= budget:
         return write
     outcome = Outcome(state=OutcomeState.OVER_BUDGET)
     return Unchanged(outcome=outcome) if case.told == outcome else OverBudget(size=size, outcome=outcome)

@@ -33,3 +33,26 @@ def test_it_writes_figures_a_plot_and_the_tables(tmp_path):
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "Payload 1 MiB, 1 rounds" in guide.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([figures.name, plot.name, guide.name])
+
+
+@pytest.mark.timeout(600)
+def test_a_small_fleet_is_measured_and_takes_no_call_too_many(tmp_path):
+    figures, plot, guide = tmp_path / "fleet.json", tmp_path / "fleet.png", tmp_path / "performance.md"
+    shutil.copy(ROOT / "docs" / "performance.md", guide)
+    small = ["--devices", "20", "--pair", "10", "--rounds", "1", "--folder", str(tmp_path)]
+    output = ["--json", str(figures), "--plot", str(plot), "--markdown", str(guide)]
+
+    subprocess.run([sys.executable, ROOT / "bench" / "fleet.py", *small, *output], check=True)
+
+    document = json.loads(figures.read_text())
+    for figure in (*document["devices_per_s_core"].values(), document["over_reference"]):
+        assert 0 < figure["min"] <= figure["median"] <= figure["max"]
+    assert document["first"]["10"]["wraps"] == 10
+    assert document["first"]["10"]["audit_records"] == 10
+    assert document["first"]["10"]["unwraps_in_all"] == 9  # the tenth was opened for the first one
+    for distribution in (*document["first"].values(), document["rotation"]):
+        assert distribution["twin_reads"] == distribution["twin_writes"] == distribution["signatures"] == 1
+    unchanged = {name: document[f"unchanged_{name}"] for name in ("writes", "wraps", "signatures", "unwraps")}
+    assert unchanged == dict.fromkeys(unchanged, 0)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "20 devices. " in guide.read_text()

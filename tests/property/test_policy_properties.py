@@ -307,3 +307,13 @@ def test_without_claims_only_absence_can_be_satisfied(rule_list, question, claim
         assert operation.value in rule["operations"]
         assert rule["keys"] == ["*"] or key_name in rule["keys"]
         assert rule["v1"] or not v1
+
+
+@given(rule_list=policies, asked=st.lists(questions, min_size=1, max_size=6), claims=claim_sets)
+def test_rules_that_were_judged_before_answer_as_if_they_had_not_been(rule_list, asked, claims):
+    document = {"version": "1.0.0", "id": "p", "serial": 0, "rules": rule_list}
+    loaded = load_policy(json.dumps(document).encode(), where="policy")
+    shared = {}
+    for operation, key_name, v1 in asked:
+        ask = {"operation": operation, "key_name": key_name, "claims": claims, "v1": v1, "at": NOW}
+        assert evaluate(loaded, **ask, judged=shared) == evaluate(loaded, **ask)

@@ -177,6 +177,15 @@ class TestRecords:
         assert entry.record["time"] == "2030-05-17T12:00:00.005000Z"
         assert {**entry.record, "seq": 1, "hash": entry.hash.hex()} == line
 
+    def test_a_log_line_is_ascii_whatever_the_record_holds(self, store, caplog):
+        log = AuditLog(open_chain(store), now=lambda: NOW)
+        with caplog.at_level("INFO", logger="audit"):
+            for detail in ("plain", "a line\u2028and é"):
+                log.write(AuditRecord(event="wrap", outcome="denied", correlation_id="c", detail=detail))
+        lines = [record.getMessage() for record in caplog.records]
+        assert all(line.isascii() for line in lines)
+        assert [json.loads(line)["detail"] for line in lines] == ["plain", "a line\u2028and é"]
+
     def test_text_is_bounded_and_unicode(self, store):
         log = AuditLog(open_chain(store), now=lambda: NOW)
         log.write(

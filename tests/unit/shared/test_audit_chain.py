@@ -53,6 +53,21 @@ def test_a_whole_chain_verifies_to_its_head_and_so_do_its_parts():
     assert verify(FOUR[2:], start=verify(FOUR[:2])) == FOUR[-1].head
 
 
+def test_an_entrys_line_is_its_documents_canonical_json_whether_linked_or_read():
+    for entry in chain(
+        {"event": "wrap", "detail": "é\u2028\U0001f600", "n": [1, None, {"b": 1, "a": 2}]}, {}
+    ):
+        line = canonical_json(entry.document()) + b"\n"
+        assert entry.line() == line
+        assert parse_entry(line, where="line").line() == line
+
+
+def test_an_entry_with_another_record_is_written_with_that_record():
+    changed = replace(FOUR[1], record={"event": "wrap", "n": 7})
+    assert b'"record":{"event":"wrap","n":7}' in changed.line()
+    assert code_of([FOUR[0], parse_entry(changed.line(), where="line")]) == "audit_changed"
+
+
 def test_an_entry_rests_and_travels_as_it_is():
     for entry in FOUR:
         assert parse_entry(entry.line(), where="line") == entry

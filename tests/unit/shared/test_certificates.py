@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import ssl
@@ -435,6 +436,128 @@ def test_a_key_that_is_too_long_is_not_even_parsed(spki, monkeypatch):
     with pytest.raises(FormatError):
         load_public_key(spki, where="here")
     assert parsed == []
+
+
+# --- issuers whose path was validated before ---------------------------------
+
+
+@pytest.fixture
+def issuers():
+    """A root of 10 days and an intermediate of 5."""
+    return authority("root"), authority("ca", "root", end=5)
+
+
+@pytest.fixture
+def known(issuers):
+    """A trust store that has validated a leaf of that intermediate."""
+    root, intermediate = issuers
+    store = trust(root)
+    validate_path((certificate("first", "ca"), intermediate), store, at=NOW)
+    assert len(store.known) == 1
+    return store
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """The leaves whose whole path is searched for."""
+    found, search = [], certificates._search_path
+    monkeypatch.setattr(certificates, "_search_path", lambda *given: found.append(given[0]) or search(*given))
+    return found
+
+
+def test_a_path_is_searched_for_once_and_each_leaf_is_judged(issuers, known, searches):
+    leaf = certificate("second", "ca")
+    path = validate_path((leaf, issuers[1]), known, at=NOW)
+    assert (path.leaf, path.root, searches) == (leaf, issuers[0], [])
+
+
+@pytest.mark.parametrize(
+    ("leaf", "code"),
+    [
+        (certificate("leaf", "ca", signer="another"), "certificate_untrusted"),
+        (certificate("leaf", "another"), "certificate_untrusted"),
+        (certificate("leaf", "ca", key=rsa_key(1024)), "certificate_untrusted"),
+        (certificate("leaf", "ca", key=rsa_key(2048, 3)), "certificate_untrusted"),
+        (certificate("leaf", "ca", start=-3, end=-2), "certificate_expired"),
+        (certificate("leaf", "ca", start=1, end=2), "certificate_not_yet_valid"),
+    ],
+)
+def test_a_leaf_that_a_search_refuses_is_refused_under_known_issuers(issuers, known, leaf, code):
+    assert refusal((leaf, issuers[1]), known) == code
+    assert refusal((leaf, issuers[1]), trust(issuers[0])) == code
+
+
+@pytest.mark.parametrize("days", [5, 10])
+def test_an_issuer_or_root_that_ended_after_its_path_was_validated_is_refused(issuers, known, days):
+    leaf = certificate("second", "ca", end=20)
+    validate_path((leaf, issuers[1]), known, at=NOW + timedelta(days=4))
+    assert refusal((leaf, issuers[1]), known, NOW + timedelta(days=days, seconds=1)) == "certificate_expired"
+
+
+def test_a_root_that_ends_first_ends_the_paths_to_it():
+    root, intermediate = authority("root", end=2), authority("ca", "root")
+    store, leaf = trust(root), certificate("leaf", "ca", end=9)
+    validate_path((leaf, intermediate), store, at=NOW)
+    assert refusal((leaf, intermediate), store, NOW + timedelta(days=3)) == "certificate_untrusted"
+
+
+def test_before_an_issuer_was_valid_its_known_path_is_worth_nothing(issuers, known):
+    assert refusal((certificate("leaf", "ca", start=-9), issuers[1]), known, NOW - timedelta(days=2)) == (
+        "certificate_not_yet_valid"
+    )
+
+
+def test_another_certificate_of_a_known_issuers_name_is_not_the_known_one(known):
+    forged = authority("ca", signer="another")
+    assert refusal((certificate("leaf", "ca", signer="another"), forged), known) == "certificate_untrusted"
+    assert len(known.known) == 1
+
+
+def test_other_roots_know_none_of_the_paths(issuers, known):
+    other = dataclasses.replace(known, roots=(authority("other"),))
+    assert refusal((certificate("leaf", "ca"), issuers[1]), other) == "certificate_untrusted"
+
+
+def test_a_known_issuer_is_no_leaf_of_its_own(issuers, known):
+    intermediate = issuers[1]
+    assert validate_path((intermediate, intermediate), known, at=NOW) == validate_path(
+        (intermediate, intermediate), trust(issuers[0]), at=NOW
+    )
+
+
+def test_a_root_that_is_shown_with_known_intermediates_is_its_own_root(issuers, known):
+    assert validate_path(issuers, known, at=NOW).root == issuers[0]
+
+
+def test_a_leaf_of_the_root_itself_is_found_beside_known_intermediates(issuers, known, searches):
+    leaf = certificate("leaf", "root")
+    assert validate_path((leaf, issuers[1]), known, at=NOW).root == issuers[0]
+    assert searches == [leaf]
+
+
+def test_a_path_that_constrains_names_is_searched_for_each_leaf(searches):
+    root, intermediate = authority("root"), constrained(permitted=[x509.DNSName("device.test")])
+    store, leaf = (
+        trust(root),
+        certificate("leaf", "ca", extensions=(x509.SubjectAlternativeName([x509.DNSName("device.test")]),)),
+    )
+    for _ in range(2):
+        validate_path((leaf, intermediate), store, at=NOW)
+    assert (searches, store.known) == ([leaf, leaf], {})
+
+
+def test_a_path_that_was_refused_is_not_known(issuers):
+    store = trust(issuers[0])
+    refusal((certificate("leaf", "ca", signer="another"), issuers[1]), store)
+    assert store.known == {}
+
+
+def test_known_paths_are_bounded(monkeypatch, issuers):
+    monkeypatch.setattr(certificates, "MAX_KNOWN_PATHS", 3)
+    store = trust(issuers[0])
+    for number in range(8):
+        validate_path((certificate("leaf", f"ca {number}"), authority(f"ca {number}", "root")), store, at=NOW)
+        assert len(store.known) <= 3
 
 
 # --- name constraints --------------------------------------------------------

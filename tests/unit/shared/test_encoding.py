@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import re
+
 import cbor2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shared.encoding import decode_base64, decode_cbor, encode_base64, encode_cbor
 from shared.errors import FormatError
@@ -23,10 +28,24 @@ def test_url_safe_base64_is_named_as_what_it_is():
         decode_base64("_-8=", where="here")
 
 
-@pytest.mark.parametrize("text", ["é", "AA=A", "====", "A", "AAAAA", "A*==", None, b"AA==", 7])
+@pytest.mark.parametrize(
+    "text", ["é", "AA=A", "====", "Z0+0===", "AAA====", "A", "AAAAA", "A*==", None, b"AA==", 7]
+)
 def test_other_text_is_no_base64(text):
     with pytest.raises(FormatError, match=r"^here: "):
         decode_base64(text, where="here")
+
+
+@given(st.text(alphabet="AZaz09+/== \n-_é", max_size=12))
+def test_base64_is_what_is_left_without_white_space_and_padding(text):
+    packed = "".join(text.split())
+    digits = packed.rstrip("=")
+    is_base64 = re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", packed) and len(digits) % 4 != 1
+    try:
+        found = decode_base64(text, where="here")
+    except FormatError:
+        found = None
+    assert found == (base64.b64decode(digits + "=" * (-len(digits) % 4)) if is_base64 else None)
 
 
 def test_cbor_is_written_with_sorted_keys_and_shortest_forms():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -107,6 +108,34 @@ def test_a_certificate_that_its_issuer_revoked_is_refused():
 
 def test_an_intermediate_that_the_root_revoked_takes_its_leaves_with_it():
     assert outcome(revocation_list("root", 2), revocation_list("ca")) == "certificate_revoked"
+
+
+@pytest.fixture
+def known():
+    """A trust store that has validated the path above the leaf, with lists of a day."""
+    lists = load_revocation_lists(pem(ROOTS_LIST, revocation_list("ca", 7)), where="crl.pem")
+    store = TrustStore(roots=(ROOT,), revocations=lists)
+    validate_path(CHAIN, store, at=NOW)
+    assert len(store.known) == 1
+    return store
+
+
+@pytest.mark.parametrize(
+    ("serial", "later", "code"),
+    [(7, 0 * DAY, "certificate_revoked"), (3, 2 * DAY, "revocation_unknown")],
+    ids=["a revoked leaf", "lists that became stale"],
+)
+def test_lists_are_asked_though_the_path_above_a_leaf_is_known(known, serial, later, code):
+    with pytest.raises(VerificationError) as caught:
+        validate_path((certificate("edge-01", "ca", serial), INTERMEDIATE), known, at=NOW + later)
+    assert caught.value.code == code
+
+
+def test_an_issuer_that_is_revoked_after_its_path_was_validated_is_refused(known):
+    lists = load_revocation_lists(pem(revocation_list("root", 2), revocation_list("ca")), where="crl.pem")
+    with pytest.raises(VerificationError) as caught:
+        validate_path(CHAIN, replace(known, revocations=lists), at=NOW)
+    assert caught.value.code == "certificate_revoked"
 
 
 def test_another_issuers_list_does_not_revoke_an_equal_serial():
