@@ -8,7 +8,6 @@ CPM, whichever that is.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -24,9 +23,11 @@ from device_agent.state import StateFolder
 from device_agent.stopping import Stopped, stopped_by_signals
 from device_agent.sync import Agent
 from shared import logs
+from shared.command_line.lean_parser import LeanParser
 from shared.errors import EdbError, PolicyDenied, SettingsError, VerificationError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 CLOSE_SECONDS = 3.0
@@ -114,7 +115,7 @@ def _keep_in_step(agent: Agent, inbox: Inbox, outlets: Outlets) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = LeanParser(
         prog="device-agent",
         description="Keep a device's twin and its Confidential Package Manager in step.",
     )
