@@ -85,6 +85,8 @@ def test_units_take_a_machine_that_boots_to_its_keys_and_run_a_workload(machine)
         assert process["CapEff"] == "0000000000000000"
         assert (process["NoNewPrivs"], process["Seccomp"]) == ("1", "2")
         assert checked(machine, f"systemctl show -P NRestarts {unit}") == "0\n"
+    locked = int(status_of(machine, "cpm")["VmLck"].split()[0]) > 0
+    assert locked or '"memory_lock", "outcome": "skipped"' in checked(machine, "journalctl -o cat -u cpm")
     assert machine.run("ls /run/cpm/cpm.sock && runuser -u nobody -- cpm status").returncode != 0
 
     ran = checked(machine, WORKLOAD)
