@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from measuring import Spread
-from simulators.cpm_process import CpmProcess
+from simulators.cpm_process import Cpm
 from simulators.software_tpm import SoftwareTpm
 from simulators.tpm_token import TpmToken
 
@@ -93,10 +93,10 @@ def measure_unwrap(folder: Path, custody: str, key_type: DeviceKeyType, rounds: 
 
 def measure_process(folder: Path, custody: str, token: TpmToken) -> tuple[Spread, Spread]:
     """Return MiB resident once a release was applied, and ms from the start to ``ready`` with keys there."""
-    cpm = CpmProcess(folder=folder, custody=custody)
+    cpm = Cpm(folder=folder, custody=custody)
     token.make_room()
     cpm.start()
-    cpm.stop()
+    assert cpm.stop() == 0
     resident, taken = [], []
     for sequence in range(1, 6):
         token.make_room()
@@ -106,7 +106,7 @@ def measure_process(folder: Path, custody: str, token: TpmToken) -> tuple[Spread
         cpm.apply(sequence)
         status = Path(f"/proc/{cpm.process.pid}/status").read_text()
         resident.append(int(status.split("VmRSS:")[1].split()[0]) / _KIBI)
-        cpm.stop()
+        assert cpm.stop() == 0
     return Spread.of(resident), Spread.of(taken)
 
 

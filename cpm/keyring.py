@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cpm.admission import DeviceKeyKind, KeyStanding, Phase, admit
-from cpm.clock import proven_time
 from cpm.state import HeldKey
 from shared.errors import StorageError, VerificationError
 from shared.keys.kcv import key_check_value
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from cpm.clock import Clock
+    from cpm.clock import ProvenClock
     from cpm.custody.port import Custody
     from cpm.state import State
     from shared.release.document import Release
@@ -68,7 +67,7 @@ def apply_release(
     *,
     release_keys: Sequence[ec.EllipticCurvePublicKey],
     custody: Custody,
-    clock: Clock,
+    clock: ProvenClock,
 ) -> Applied:
     """Verify a release, unwrap every key of it, and return the state that follows: all of it or nothing.
 
@@ -78,8 +77,8 @@ def apply_release(
         wrapped_keys: The wrapped keys, by name.
         release_keys: The pinned ones.
         custody: Holds the device key.
-        clock: The system's clock. A release's own ``iat`` counts as proven once its signature holds, so that
-            a device without a clock judges leases from there.
+        clock: The time. A release's own ``iat`` counts as proven once its signature holds, so that a device
+            without a clock judges leases from there.
 
     Raises:
         FormatError: It is not a release, or a name is no key name.
@@ -92,7 +91,7 @@ def apply_release(
         audience=state.audience,
         device_id=state.device_id,
         fingerprint=custody.public_key.fingerprint,
-        at=proven_time(clock, state.low_water, issued_at),
+        at=clock.now(state.low_water, beside=issued_at),
         last_sequence=state.sequence,
         last_digest=state.release_digest,
         floors=state.floors,

@@ -12,7 +12,9 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
+from cpm.lean_start import leave_out_second_openssl
 from shared import logs
+from shared.command_line.lean_parser import LeanParser
 from shared.errors import EdbError, KeyUnavailable, PolicyDenied, SettingsError, VerificationError
 from shared.wire.cpm_channel import DEFAULT_SOCKET, SOCKET_VARIABLE
 
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: argparse.Namespace) -> int:
     """Do one command; what only one of them needs is imported by it alone, so that the others start fast."""
     if arguments.command == "serve":
+        leave_out_second_openssl()  # before anything imports hashlib
         from cpm.hardening import harden  # noqa: PLC0415 - as above
         from cpm.serve import serve  # noqa: PLC0415 - as above
         from cpm.settings import read_settings  # noqa: PLC0415 - as above
@@ -96,7 +99,7 @@ def build_parser(socket: str) -> argparse.ArgumentParser:
     Args:
         socket: The default for ``--socket``.
     """
-    parser = argparse.ArgumentParser(
+    parser = LeanParser(
         prog="cpm", description="reference Confidential Package Manager: holds keys, runs sealed packages"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -17,7 +17,6 @@ works inside a systemd unit with ``RestrictNamespaces=``.
 from __future__ import annotations
 
 import enum
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +112,8 @@ class Bubblewrap:
     choice = SandboxChoice.BUBBLEWRAP
 
     def __init__(self) -> None:
+        import shutil  # noqa: PLC0415 - it loads archives and compression, which Landlock does without
+
         self._program = shutil.which("bwrap", path=PROGRAMS_PATH)
 
     def confinement(self, *, network: bool) -> Confinement:
@@ -164,12 +165,13 @@ def find_sandbox(choice: SandboxChoice) -> Sandbox:
         EdbError: ``sandbox_unavailable``; the one that was asked for does not work, or with ``AUTO`` none
             does. To run workloads unconfined, ``NONE`` must be asked for.
     """
-    adapters: tuple[Sandbox, ...] = (Bubblewrap(), Landlock())
+    kinds: tuple[type[Bubblewrap | Landlock], ...] = (Bubblewrap, Landlock)
     if choice is SandboxChoice.NONE:
         return Unconfined()
     reasons = []
-    for adapter in adapters:
-        if choice in (SandboxChoice.AUTO, adapter.choice):
+    for kind in kinds:
+        if choice in (SandboxChoice.AUTO, kind.choice):
+            adapter = kind()
             reason = adapter.why_not()
             if reason is None:
                 return adapter

@@ -7,7 +7,7 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from cpm.clock import system_clock
+from cpm.clock import ProvenClock
 from cpm.custody.choice import open_custody
 from cpm.listener import listen, unlisten
 from cpm.sealed_store import SealedStore
@@ -81,6 +81,6 @@ def _assemble(settings: ServeSettings, folder: LockedFolder, custody: Custody) -
         store=SealedStore(folder.path / PACKAGES_FOLDER, quota=settings.quota),
         custody=custody,
         pins=settings.pins,
-        clock=system_clock,
+        clock=ProvenClock(),
         program_version=VERSION,
     )

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cpm import keyring, packages, workload
 from cpm.admission import DeviceKeyKind, Offer, admit
-from cpm.clock import proven_time
 from cpm.files import leaves_old_file
 from shared.cpk.opening import KeyReference, OpenedPackage, Requirements, inspect_package, open_package
 from shared.errors import VerificationError
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from cpm.clock import Clock
+    from cpm.clock import ProvenClock
     from cpm.custody.port import Custody
     from cpm.sealed_store import SealedFile, SealedReader, SealedStore
     from cpm.state import HeldKey, InstalledPackage, State
@@ -67,7 +66,7 @@ class Service:
         store: The sealed payloads; what the state does not refer to is removed now.
         custody: The device key and the storage root.
         pins: What is trusted.
-        clock: The system's clock.
+        clock: The time.
         program_version: Answered by ``ping``.
 
     Raises:
@@ -81,7 +80,7 @@ class Service:
         store: SealedStore,
         custody: Custody,
         pins: Pins,
-        clock: Clock,
+        clock: ProvenClock,
         program_version: str,
     ) -> None:
         self._state_file = state_file
@@ -106,6 +105,7 @@ class Service:
             CpmOperation.RUN: self._run,
             CpmOperation.STREAM: self._stream,
         }
+        clock.now(state_file.state.low_water)  # from here on time passes
         store.remove_others({package.file for package in state_file.state.packages.values()})
 
     def handle(self, request: Request, *, fds: Sequence[int], client: int) -> Reply:
@@ -179,6 +179,7 @@ class Service:
             )
             if applied.changed:
                 self._state_file.save(applied.state)
+                self._clock.now(applied.state.low_water)  # from here on time passes
         return {
             "sequence": applied.release.sequence,
             "applied": applied.changed,
@@ -335,7 +336,7 @@ class Service:
         return keyring.select_key(self._state_file.state, name, version, at=self._now())
 
     def _now(self) -> datetime:
-        return proven_time(self._clock, self._state_file.state.low_water)
+        return self._clock.now(self._state_file.state.low_water)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

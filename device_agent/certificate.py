@@ -9,19 +9,17 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.serialization import Encoding
-
-from shared.certificates import MAX_CHAIN_BYTES, leaf_public_key, load_certificates
-from shared.errors import FormatError
+from shared.errors import FormatError, TransportError
 from shared.twin.sections import MAX_PARTS, PART_LENGTH
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography import x509
-
 MAX_TWIN_BYTES = PART_LENGTH * MAX_PARTS * 3 // 4
 """Longest chain that a twin can carry, in bytes of DER: base64 of it in parts."""
+
+MAX_FILE_BYTES = 64 * 1024
+"""Longest file of certificates, PEM or DER."""
 
 _log = logging.getLogger("device_agent")
 
@@ -32,23 +30,19 @@ class DeviceCertificate:
 
     Args:
         der: The certificates' DER one behind the other, leaf first.
+        pem: The same as PEM.
         leaf_spki: The leaf's key, DER SubjectPublicKeyInfo.
-        chain: The certificates, leaf first.
+        device_id: Whom the leaf names, if anybody.
+        not_before: When the leaf's validity begins, in Unix seconds.
+        not_after: When it ends.
     """
 
     der: bytes
+    pem: bytes = field(repr=False)
     leaf_spki: bytes
-    chain: tuple[x509.Certificate, ...] = field(repr=False)
-
-    @property
-    def not_before(self) -> float:
-        """When the leaf's validity begins, in Unix seconds."""
-        return self.chain[0].not_valid_before_utc.timestamp()
-
-    @property
-    def not_after(self) -> float:
-        """When it ends."""
-        return self.chain[0].not_valid_after_utc.timestamp()
+    device_id: str | None
+    not_before: float
+    not_after: float
 
 
 class CertificateFile:
@@ -78,28 +72,17 @@ class CertificateFile:
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if seen == self._seen:
                 return
+            # Few files are ever new, and few agents have none.
+            from device_agent.certificate_reader import read_certificate  # noqa: PLC0415
+
             with self._path.open("rb") as file:
-                self.current = parse_certificate(file.read(MAX_CHAIN_BYTES + 1), where=str(self._path))
+                self.current = read_certificate(file.read(MAX_FILE_BYTES + 1), where=str(self._path))
             self._seen, self._missing_told = seen, False
         except FormatError as error:
             self._seen = seen
             _log.error("certificate_invalid", extra={"reason": str(error)})
-        except OSError as error:
+        except (OSError, TransportError) as error:
             if not self._missing_told:
-                _log.warning(
-                    "certificate_unreadable", extra={"file": str(self._path), "reason": error.strerror}
-                )
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                _log.warning("certificate_unreadable", extra={"file": str(self._path), "reason": reason})
             self._seen, self._missing_told = None, True
-
-
-def parse_certificate(data: bytes, *, where: str) -> DeviceCertificate:
-    """Read a chain, leaf first.
-
-    Raises:
-        FormatError: It is none, or too long for a twin.
-    """
-    chain = load_certificates(data, where=where)
-    der = b"".join(certificate.public_bytes(Encoding.DER) for certificate in chain)
-    if len(der) > MAX_TWIN_BYTES:
-        raise FormatError(f"{where}: expected at most {MAX_TWIN_BYTES} bytes of DER, found {len(der)}")
-    return DeviceCertificate(der=der, leaf_spki=leaf_public_key(chain[0]), chain=chain)

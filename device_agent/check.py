@@ -11,17 +11,17 @@ import fcntl
 import json
 import os
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from device_agent.certificate import MAX_TWIN_BYTES, DeviceCertificate, parse_certificate
+from device_agent.certificate import MAX_FILE_BYTES, DeviceCertificate
+from device_agent.certificate_program import parse_certificate
 from device_agent.cpm_choice import cpm_for
 from device_agent.device_clock import is_plausible, utc_text
 from device_agent.findings import Finding, FoundAs, failed, ok, skipped, warning
 from device_agent.reachability import reach
 from device_agent.settings import load_settings
 from device_agent.sign_in import ClientCertificate, Direct, EdgeModule, Provisioned
-from shared.certificates import MAX_CHAIN_BYTES, device_id_of, load_certificates, validate_path
+from shared.certificates import load_certificates
 from shared.errors import EdbError, FormatError, SettingsError, VerificationError
 
 if TYPE_CHECKING:
@@ -134,8 +134,10 @@ def _certificate(settings: Settings, key: DeviceKey | None, now: float) -> Findi
     if path is None:
         return warning(name, "none is set", hint="most policies want one; set certificate_file")
     try:
-        certificate = parse_certificate(_read(path, MAX_TWIN_BYTES), where=str(path))
+        data = _read(path, MAX_FILE_BYTES)
+        certificate = parse_certificate(data, where=str(path))
         _judge(settings, certificate, key, now)
+        parse_certificate(data, where=str(path), roots=settings.device_roots, at=now)
     except FileNotFoundError:
         hint = "it is asked for when the agent runs" if settings.renewal else "enrol the device"
         return failed(name, f"{path} is not there", hint=hint)
@@ -156,14 +158,12 @@ def _judge(settings: Settings, certificate: DeviceCertificate, key: DeviceKey | 
         raise VerificationError(
             "it is for another key than the CPM's", hint="have one issued for `cpk-tool pub-key`"
         )
-    if (named := device_id_of(certificate.chain[0])) != settings.device_id:
+    if (named := certificate.device_id) != settings.device_id:
         raise VerificationError(f"it names {named or 'no device'}, not {settings.device_id}")
     if not certificate.not_before <= now < certificate.not_after:
         raise VerificationError(
             f"it is valid from {utc_text(certificate.not_before)} to {utc_text(certificate.not_after)}"
         )
-    if settings.device_roots is not None:
-        validate_path(certificate.chain, settings.device_roots, at=datetime.fromtimestamp(now, UTC))
 
 
 def _until(name: str, text: str, not_after: float, now: float) -> Finding:
@@ -179,9 +179,9 @@ def _client_certificate(settings: Settings, now: float) -> Iterator[Finding]:
     name, files = "client_certificate", way.credential
     try:
         leaf = load_certificates(
-            _read(files.certificate_file, MAX_CHAIN_BYTES), where=str(files.certificate_file)
+            _read(files.certificate_file, MAX_FILE_BYTES), where=str(files.certificate_file)
         )[0]
-        _read(files.key_file, MAX_CHAIN_BYTES)
+        _read(files.key_file, MAX_FILE_BYTES)
     except OSError as error:
         yield failed(name, f"{error.filename}: {error.strerror}")
     except FormatError as error:

@@ -12,10 +12,10 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from shared.certificates import load_public_key
 from shared.errors import FormatError
 from shared.types import Fingerprint, KeyName, WrapAlgorithm, parse_key_name
 from shared.wire.cpm_channel import connect
@@ -30,6 +30,9 @@ CALL_SECONDS = 30.0
 
 INSTALL_SECONDS = 3600.0
 """Longest wait for a package to be verified and stored; gigabytes take minutes on a small device."""
+
+MAX_SPKI_BYTES = 1024
+"""More than any public key that the protocol knows."""
 
 _Value = TypeVar("_Value")
 
@@ -188,17 +191,22 @@ class SocketCpmClient:
 def parse_device_key(reply: Mapping[str, object]) -> DeviceKey:
     """Read the answer to ``device_public_key``.
 
+    Whether the key is one that the protocol knows is for the cloud to judge; here it is only carried.
+
     Raises:
         FormatError: It is none, or the fingerprint is not the key's.
     """
-    key = load_public_key(_field(reply, "spki", bytes), where="cpm reply/spki")
-    if _field(reply, "fingerprint", bytes) != key.fingerprint:
+    spki = _field(reply, "spki", bytes)
+    if len(spki) > MAX_SPKI_BYTES:
+        raise FormatError(f"cpm reply/spki: expected at most {MAX_SPKI_BYTES} bytes, found {len(spki)}")
+    fingerprint = hashlib.sha256(spki).digest()
+    if _field(reply, "fingerprint", bytes) != fingerprint:
         raise FormatError("cpm reply/fingerprint: is not the SHA-256 of the key beside it")
     known = {algorithm.value: algorithm for algorithm in WrapAlgorithm}
     names = _field(reply, "algorithms", list)
     return DeviceKey(
-        spki=key.spki,
-        fingerprint=key.fingerprint,
+        spki=spki,
+        fingerprint=Fingerprint(fingerprint),
         algorithms=tuple(known[name] for name in names if isinstance(name, str) and name in known),
     )
 

@@ -59,8 +59,9 @@ RULES: tuple[tuple[Action, Callable[[Situation], bool]], ...] = (
     (Action.CONNECT, lambda now: not now.connected and now.hub_due),
     (Action.READ_TWIN, lambda now: now.connected and not now.twin_fresh),
     (Action.APPLY, lambda now: now.cpm_known and now.cpm_due and now.desired_open),
-    (Action.REPORT, lambda now: now.connected and now.twin_fresh and now.report_open),
+    # Before reporting: a twin without a certificate, for moments, would have the cloud withdraw every key.
     (Action.RENEW, lambda now: now.cpm_known and now.renewal_due),
+    (Action.REPORT, lambda now: now.connected and now.twin_fresh and now.report_open),
     (Action.POLL, lambda now: now.poll_due),
 )
 """The first rule that holds is the next action."""

@@ -8,10 +8,8 @@ CPM, whichever that is.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -22,13 +20,15 @@ from device_agent.inbox import Inbox
 from device_agent.outlets import Outlets
 from device_agent.settings import Settings, load_settings
 from device_agent.state import StateFolder
+from device_agent.stopping import Stopped, stopped_by_signals
 from device_agent.sync import Agent
 from shared import logs
+from shared.command_line.lean_parser import LeanParser
 from shared.errors import EdbError, PolicyDenied, SettingsError, VerificationError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
-    from types import FrameType
 
 CLOSE_SECONDS = 3.0
 """How long the hub's SDK may take to end."""
@@ -89,18 +89,11 @@ def run(settings: Settings, state: StateFolder) -> None:
         renewal=settings.renewal,
         device_roots=settings.device_roots,
     )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
     with Outlets(settings) as outlets:
         try:
-            while True:
-                agent.advance()
-                wait = outlets.show(agent.health(), wait=agent.seconds_to_wait())
-                event = inbox.get(wait)
-                while event is not None:
-                    agent.handle(event)
-                    event = inbox.get(0)
-        except _Stopped:
+            with stopped_by_signals():
+                _keep_in_step(agent, inbox, outlets)
+        except Stopped:
             logging.getLogger("device_agent").info("stopped")
         finally:
             ended = link.close(seconds=CLOSE_SECONDS)
@@ -111,18 +104,18 @@ def run(settings: Settings, state: StateFolder) -> None:
         os._exit(0)
 
 
-class _Stopped(BaseException):
-    """Raised by a signal, wherever the agent is: all that it does survives being broken off."""
-
-
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    raise _Stopped
+def _keep_in_step(agent: Agent, inbox: Inbox, outlets: Outlets) -> NoReturn:
+    while True:
+        agent.advance()
+        wait = outlets.show(agent.health(), wait=agent.seconds_to_wait())
+        event = inbox.get(wait)
+        while event is not None:
+            agent.handle(event)
+            event = inbox.get(0)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = LeanParser(
         prog="device-agent",
         description="Keep a device's twin and its Confidential Package Manager in step.",
     )

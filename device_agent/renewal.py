@@ -12,18 +12,16 @@ after minutes.
 
 from __future__ import annotations
 
+import base64
 import logging
 import random
-from datetime import UTC, datetime
+import textwrap
 from typing import TYPE_CHECKING
 
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from device_agent.backoff import Backoff
-from device_agent.certificate import DeviceCertificate, parse_certificate
+from device_agent.certificate import MAX_FILE_BYTES, DeviceCertificate
 from device_agent.device_clock import is_plausible, utc_text
 from device_agent.files import PUBLIC, replace_file
-from shared.certificates import MAX_CHAIN_BYTES, TrustStore, device_id_of, load_public_key, validate_path
 from shared.errors import EdbError, FormatError, VerificationError
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ class Renewer:
         how: None never renews.
         certificate: The file that it is kept in.
         device_id: Whom it must name.
-        roots: What its path must end in; None leaves that to the cloud.
+        roots: PEM of what its path must end in; None leaves that to the cloud.
         tally: What happens is counted there.
         clock: Monotonic seconds.
         wall: Unix seconds.
@@ -69,7 +67,7 @@ class Renewer:
         *,
         certificate: CertificateFile,
         device_id: DeviceId,
-        roots: TrustStore | None,
+        roots: str | None,
         tally: Tally,
         clock: Clock,
         wall: Clock,
@@ -123,12 +121,11 @@ class Renewer:
     def _run(self, command: tuple[str, ...], key: DeviceKey, reason: str) -> bytes:
         from device_agent.bounded_command import run_command  # noqa: PLC0415 - few agents run commands
 
-        public_key = load_public_key(key.spki, where="device key").key
         done = run_command(
             command,
-            stdin=public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+            stdin=_public_key_pem(key.spki),
             seconds=COMMAND_SECONDS,
-            limit=MAX_CHAIN_BYTES,
+            limit=MAX_FILE_BYTES,
             environment={
                 "CPK_DEVICE_ID": self._device_id,
                 "CPK_FINGERPRINT": key.fingerprint.hex(),
@@ -145,18 +142,17 @@ class Renewer:
         Raises:
             FormatError: It is none.
             VerificationError: It is not the one that was wanted.
+            TransportError: It could not be read now.
         """
-        where = "renewal command"
-        renewed, current, now = (
-            parse_certificate(printed, where=where),
-            self._certificate.current,
-            self._wall(),
-        )
+        from device_agent.certificate_reader import read_certificate  # noqa: PLC0415 - as above
+
+        where, now = "renewal command", self._wall()
+        renewed, current = read_certificate(printed, where=where), self._certificate.current
         # 1. The key is the device's.
         if renewed.leaf_spki != key.spki:
             raise _refused("the certificate is for another key than the device's")
         # 2. So is the name.
-        if device_id_of(renewed.chain[0]) != self._device_id:
+        if renewed.device_id != self._device_id:
             raise _refused(f"the certificate does not name {self._device_id}")
         # 3. It is valid, and a gain.
         if not renewed.not_before <= now < renewed.not_after:
@@ -165,16 +161,21 @@ class Renewer:
             raise _refused("the certificate ends no later than the one before")
         # 4. Its path ends in a root, where roots are known.
         if self._roots is not None:
-            validate_path(renewed.chain, self._roots, at=datetime.fromtimestamp(now, UTC))
+            read_certificate(printed, where=where, roots=self._roots, at=now)
         return renewed
 
     def _store(self, renewed: DeviceCertificate) -> None:
         path = self._certificate.path
         if path is None:
             raise FormatError("certificate_file: none is set")
-        pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in renewed.chain)
-        replace_file(path, pem, mode=PUBLIC)
+        replace_file(path, renewed.pem, mode=PUBLIC)
         self._certificate.refresh()
+
+
+def _public_key_pem(spki: bytes) -> bytes:
+    """Return a key in the textual encoding of RFC 7468."""
+    lines = textwrap.wrap(base64.b64encode(spki).decode(), 64)
+    return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""]).encode()
 
 
 def _refused(what: str) -> VerificationError:

@@ -30,17 +30,13 @@ shows a secret.
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
 from device_agent import sign_in
 from device_agent.setting_values import PREFIX, read_text, read_values
-from shared.certificates import MAX_TRUST_BYTES, TrustStore
 from shared.errors import FormatError, SettingsError
 from shared.strict_json import loads
 from shared.types import Audience, DeviceId, parse_audience
@@ -48,6 +44,8 @@ from shared.wire.cpm_channel import DEFAULT_SOCKET, SOCKET_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
+
+    from cryptography.hazmat.primitives.asymmetric import ec
 
     from device_agent.sign_in import SignIn
 
@@ -78,6 +76,7 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _MAX_ARGUMENTS = 64
 _MAX_RELEASE_KEYS = 8
 _MAX_PORT = 65535
+_MAX_ROOTS_BYTES = 512 * 1024
 _PEM_END = "-----END PUBLIC KEY-----"
 
 _Value = TypeVar("_Value")
@@ -127,7 +126,7 @@ class Settings:
         sign_in: How it signs in to its hub.
         ca_pem: PEM roots to trust for the hub; None trusts the system's.
         certificate_file: The device certificate; need not be there yet.
-        device_roots: Roots of device certificates, for ``check``.
+        device_roots: PEM roots of device certificates.
         renewal: None leaves renewing to others.
         cpm_socket: The CPM's Unix socket.
         reference_tool: In its place; None for a CPM with a socket.
@@ -140,7 +139,7 @@ class Settings:
     sign_in: SignIn
     ca_pem: str | None
     certificate_file: Path | None
-    device_roots: TrustStore | None
+    device_roots: str | None
     renewal: Renewal | None
     cpm_socket: str
     reference_tool: ReferenceTool | None
@@ -192,7 +191,7 @@ def _checked(values: Mapping[str, str], environment: Mapping[str, str], problems
         sign_in=way,
         ca_pem=ca_pem,
         certificate_file=_path(values, "certificate_file") or (state_dir / "device.pem" if renewal else None),
-        device_roots=None if device_roots is None else TrustStore.from_pem(device_roots.encode(), where=""),
+        device_roots=device_roots,
         renewal=renewal,
         cpm_socket=values.get("cpm_socket") or environment.get(SOCKET_VARIABLE) or DEFAULT_SOCKET,
         reference_tool=tool,
@@ -216,8 +215,11 @@ def _level(value: str) -> str:
 def _roots(values: Mapping[str, str], name: str) -> str | None:
     if name not in values:
         return None
-    text = read_text(Path(values[name]), limit=MAX_TRUST_BYTES)
-    TrustStore.from_pem(text.encode(), where=f"{name} {values[name]}")
+    text = read_text(Path(values[name]), limit=_MAX_ROOTS_BYTES)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise FormatError(f"{name} {values[name]}: expected PEM certificates") from error
     return text
 
 
@@ -260,8 +262,13 @@ def _reference_tool(values: Mapping[str, str]) -> ReferenceTool | None:
 
 
 def _release_keys(path: Path) -> tuple[ec.EllipticCurvePublicKey, ...]:
+    # What takes much memory is loaded for those that have such a CPM.
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+
     where = f"release_keys_file {path}"
-    blocks = read_text(path, limit=MAX_TRUST_BYTES).split(_PEM_END)
+    blocks = read_text(path, limit=_MAX_ROOTS_BYTES).split(_PEM_END)
     keys = []
     for block in [text for text in blocks if text.strip()]:
         try:

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from device_agent.device_clock import Clock
     from device_agent.settings import Renewal
     from device_agent.state import AgentState, StateFolder
-    from shared.certificates import TrustStore
     from shared.types import KeyName
 
 POLL_SECONDS = 10.0
@@ -62,7 +61,7 @@ class Agent:
         state: What is remembered over a restart.
         notify: Where the link's events are to go; somebody hands them to :meth:`handle`.
         renewal: How the certificate is renewed; None leaves that to others.
-        device_roots: What a renewed certificate is held to, if anything.
+        device_roots: PEM roots that a renewed certificate is held to, if any.
         clock: Monotonic seconds.
         wall: Unix seconds.
     """
@@ -76,7 +75,7 @@ class Agent:
         state: StateFolder,
         notify: Notify,
         renewal: Renewal | None = None,
-        device_roots: TrustStore | None = None,
+        device_roots: str | None = None,
         clock: Clock = time.monotonic,
         wall: Clock = wall_clock,
     ) -> None:

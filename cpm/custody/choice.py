@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final
 
 from cpm.custody.port import DeviceKeyType
 from shared.errors import Conflict, FormatError
-from shared.pkcs11_uri import Pkcs11Uri
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cpm.custody.port import Custody
+    from shared.pkcs11_uri import Pkcs11Uri
 
 DEFAULT_TCTI: Final = "device:/dev/tpmrm0"
 DEFAULT_PCRS: Final = (7,)
@@ -94,6 +94,8 @@ def parse_custody(
             return TpmChoice(tcti=rest or DEFAULT_TCTI, pcrs=pcrs)
         case "pkcs11":
             _check_key_type(key_type, _RSA, where=f"{where} pkcs11")
+            from shared.pkcs11_uri import Pkcs11Uri  # noqa: PLC0415 - few devices have a token
+
             uri = Pkcs11Uri.parse(text, where=where)
             if not uri.label:
                 raise FormatError(f"{where}: expected object=LABEL in the URI, for the keys that are made")

@@ -10,12 +10,13 @@ Ports are the SDK's: 8883 at the host, or at ``GatewayHostName`` if the connecti
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from device_agent.adapters.lean_sdk import NoUploads, lean_imports
+from device_agent.adapters.lean_sdk import NoUploads, is_proxy_named, lean_imports
 from device_agent.sign_in import ClientCertificate
 from device_agent.twin_link import REFUSED, UNAUTHORIZED, DesiredPatch, LinkChanged, Notify, Twin, parse_twin
 from shared.errors import EdbError, FormatError, TransportError
@@ -25,6 +26,7 @@ with lean_imports():
     from azure.iot.device import exceptions as sdk
     from azure.iot.device.common.pipeline import pipeline_stages_http
     from azure.iot.device.iothub.pipeline import exceptions as pipeline
+    from paho.mqtt import client as mqtt
 
 pipeline_stages_http.HTTPTransport = NoUploads
 
@@ -99,6 +101,8 @@ class IotHubDevice:
         connect_seconds: float = CONNECT_SECONDS,
         call_seconds: float = CALL_SECONDS,
     ) -> None:
+        if not is_proxy_named(os.environ):
+            mqtt.socks = None  # as if the library for proxies were not there
         self._device_id = device_id
         self._build, self._failed = build, failed
         self._connect_seconds, self._call_seconds = connect_seconds, call_seconds

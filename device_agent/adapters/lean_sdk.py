@@ -3,8 +3,9 @@
 The SDK uses ``requests`` for file uploads, of which the agent makes none, and for the workload API of IoT
 Edge, which only a module of Edge calls. It is imported on its first use instead, by
 :class:`importlib.util.LazyLoader`; and since the SDK makes an upload transport, TLS context and all, for
-every client, it is given one that refuses. What that saves is measured by ``bench/footprint.py``; that the
-SDK still works so is what every integration test of the agent shows.
+every client, it is given one that refuses. Its MQTT client looks for a proxy with the standard library's HTTP
+client; that look is left out where no variable names one. What all this saves is measured by
+``bench/footprint.py``; that the SDK still works so is what every integration test of the agent shows.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from importlib.util import LazyLoader
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import ModuleType
 
-LAZY = frozenset({"requests", "azure.iot.device.iothub.edge_hsm"})
+LAZY = frozenset({"requests", "urllib.request", "azure.iot.device.iothub.edge_hsm"})
 """Modules that wait for their first use; whatever they import waits with them."""
 
 
@@ -48,6 +49,11 @@ def lean_imports() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(_LazyFinder)
+
+
+def is_proxy_named(variables: Iterable[str]) -> bool:
+    """Say whether paho has a proxy to look for, among the names of environment variables."""
+    return any(name.lower() == "mqtt_proxy" for name in variables)
 
 
 class NoUploads:

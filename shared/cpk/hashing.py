@@ -1,8 +1,8 @@
 """Digests over a stream of buffers, on this thread or beside it.
 
-hashlib and the AES-GCM context both release the interpreter lock, so a digest on a thread of its own costs no
-time where a second core is free. Buffers are handed over without a copy; a caller that fills as many in turn
-as the digest's ``ring`` says never overwrites one that is still being read::
+The hashes and the AES-GCM context of :mod:`cryptography` both release the interpreter lock, so a digest on a
+thread of its own costs no time where a second core is free. Buffers are handed over without a copy; a caller
+that fills as many in turn as the digest's ``ring`` says never overwrites one that is still being read::
 
     with contextlib.closing(start_digest(size)) as digest:
         for buffer in itertools.cycle(buffer_ring(digest.ring, 1 << 20)):
@@ -15,10 +15,14 @@ as the digest's ``ring`` says never overwrites one that is still being read::
 from __future__ import annotations
 
 import enum
-import hashlib
 import queue
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cryptography.hazmat.primitives import hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _BEHIND = 3
 
@@ -37,6 +41,17 @@ class HashAlgorithm(enum.Enum):
     def size(self) -> int:
         """Bytes of a digest."""
         return int(self.value.removeprefix("sha")) // 8
+
+    def start(self) -> hashes.Hash:
+        """Return a digest over nothing yet."""
+        return hashes.Hash(_ALGORITHMS[self]())
+
+
+_ALGORITHMS: Final[Mapping[HashAlgorithm, type[hashes.HashAlgorithm]]] = {
+    HashAlgorithm.SHA256: hashes.SHA256,
+    HashAlgorithm.SHA384: hashes.SHA384,
+    HashAlgorithm.SHA512: hashes.SHA512,
+}
 
 
 class StreamDigest(Protocol):
@@ -65,7 +80,7 @@ class InlineDigest:
     ring = 1
 
     def __init__(self, algorithm: HashAlgorithm = HashAlgorithm.SHA256) -> None:
-        self._hash = hashlib.new(algorithm.value)
+        self._hash = algorithm.start()
 
     def update(self, data: bytes | memoryview) -> None:
         """Add ``data``."""
@@ -73,11 +88,11 @@ class InlineDigest:
 
     def snapshot(self) -> bytes:
         """Return the digest so far."""
-        return self._hash.digest()
+        return self._hash.copy().finalize()
 
     def finish(self) -> bytes:
         """Return the digest."""
-        return self._hash.digest()
+        return self._hash.copy().finalize()
 
     def close(self) -> None:
         """Do nothing."""
@@ -92,7 +107,7 @@ class ThreadedDigest:
     ring = _BEHIND + 1  # those that wait or are being hashed, and the one being filled
 
     def __init__(self, algorithm: HashAlgorithm = HashAlgorithm.SHA256) -> None:
-        self._hash = hashlib.new(algorithm.value)
+        self._hash = algorithm.start()
         self._buffers: queue.SimpleQueue[bytes | memoryview | None] = queue.SimpleQueue()
         self._tokens: queue.SimpleQueue[None] = queue.SimpleQueue()
         for _ in range(_BEHIND):
@@ -128,7 +143,7 @@ class ThreadedDigest:
     def _digest(self) -> bytes:
         if self._error is not None:
             raise self._error
-        return self._hash.digest()
+        return self._hash.copy().finalize()
 
     def _run(self) -> None:
         while (data := self._buffers.get()) is not None:

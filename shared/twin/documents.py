@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.certificates import PublicKey, load_certificates, load_public_key
 from shared.encoding import decode_base64, encode_base64
 from shared.errors import FormatError
 from shared.twin.sections import join_parts, split_text
@@ -21,6 +20,8 @@ from shared.types import MAX_KEY_VERSION, Fingerprint, KeyName, WrapAlgorithm, p
 
 if TYPE_CHECKING:
     from cryptography import x509
+
+    from shared.certificates import PublicKey
 
 MAX_WRAPPED_BYTES = 1024
 """Longer than any key wrapped under a public key that the protocol knows (RSA 4096: 512 bytes)."""
@@ -126,6 +127,8 @@ def parse_public_key(reported: Mapping[str, object]) -> PublicKey | None:
     """
     if PUBLIC_KEY not in reported:
         return None
+    from shared.certificates import load_public_key  # noqa: PLC0415 - a device, which writes these, needs none of it
+
     where = f"/{PUBLIC_KEY}"
     text = join_parts(reported[PUBLIC_KEY], where=where)
     return load_public_key(decode_base64(text, where=where), where=where)
@@ -139,6 +142,8 @@ def parse_certificates(reported: Mapping[str, object]) -> tuple[x509.Certificate
     """
     if CERTIFICATES not in reported:
         return ()
+    from shared.certificates import load_certificates  # noqa: PLC0415 - a device, which writes these, needs none of it
+
     where = f"/{CERTIFICATES}"
     text = join_parts(reported[CERTIFICATES], where=where)
     return load_certificates(decode_base64(text, where=where), where=where)

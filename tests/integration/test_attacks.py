@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from simulators.cpm_process import SCRIPT, SECONDS, Cpm
 from simulators.device_link import SimulatedLink
 from simulators.releasing_cloud import AUDIENCE, CP_ID, DEVICE_ID, NAME
-from simulators.software_cpm import SCRIPT, SECONDS, Cpm
 
 from device_agent.certificate import CertificateFile
 from device_agent.cpm_client import SocketCpmClient

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from simulators.cpm_process import CpmProcess
+from simulators.cpm_process import Cpm
 from simulators.soft_token import PIN as SOFT_PIN
 from simulators.soft_token import SoftToken
 from simulators.tpm_token import PIN, TpmToken
@@ -31,7 +31,7 @@ def token(tmp_path_factory):
 
 @pytest.fixture
 def cpm(token, tmp_path):
-    process = CpmProcess(
+    process = Cpm(
         folder=tmp_path,
         custody=token.uri(os.urandom(4).hex()),
         environment=token.environment,
@@ -52,18 +52,18 @@ def test_release_package_workload_and_restart_on_a_token(cpm):
     assert cpm.install_and_run().stdout == "ran\n"
     assert cpm.call("device_public_key")["algorithms"] == ["RSA-OAEP-256"]
     before = cpm.call("status")
-    cpm.stop()
+    assert cpm.stop() == 0
     cpm.start()
 
     assert cpm.call("status") == before
-    cpm.stop()
+    assert cpm.stop() == 0
     assert PIN not in cpm.log()
 
 
 def test_key_that_is_in_the_token_already_is_used(cpm, tmp_path_factory):
     cpm.start()
     fingerprint = cpm.call("ping")["fingerprint"]
-    cpm.stop()
+    assert cpm.stop() == 0
     again = dataclasses.replace(cpm, folder=tmp_path_factory.mktemp("again"), process=None)
     again.start()
     try:
@@ -74,7 +74,7 @@ def test_key_that_is_in_the_token_already_is_used(cpm, tmp_path_factory):
 
 def test_folder_of_another_key_of_the_token_is_refused(cpm, token):
     cpm.start()
-    cpm.stop()
+    assert cpm.stop() == 0
     cpm.custody = token.uri("absent")
 
     refused = cpm.refused()
@@ -119,7 +119,7 @@ def test_pin_file_without_a_pin_is_told(cpm, tmp_path, content, message):
 
 def test_token_without_oaep_over_sha256_is_refused_at_the_start(soft_token, tmp_path):
     (tmp_path / "pin").write_text(SOFT_PIN)
-    process = CpmProcess(
+    process = Cpm(
         folder=tmp_path,
         custody=f"{soft_token.uri('device')}?module-path={soft_token.module}&pin-source=file:{tmp_path}/pin",
         environment=soft_token.environment,
@@ -140,7 +140,7 @@ def test_key_that_could_be_taken_out_is_refused(soft_token, tmp_path):
         check=True,
         timeout=120,
     )
-    process = CpmProcess(
+    process = Cpm(
         folder=tmp_path,
         custody=f"{soft_token.uri('weak')}?module-path={soft_token.module}&pin-source=file:{tmp_path}/pin",
         environment=soft_token.environment,
@@ -158,7 +158,7 @@ def test_key_that_could_be_taken_out_is_refused(soft_token, tmp_path):
     ],
 )
 def test_library_that_is_not_there_is_told(tmp_path, uri, message):
-    refused = CpmProcess(folder=tmp_path, custody=uri).refused()
+    refused = Cpm(folder=tmp_path, custody=uri).refused()
     assert (refused.returncode, message in refused.stderr) == (1, True)
 
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from simulators.cpm_process import CPM, SCRIPT, SECONDS, Cpm
 from simulators.releasing_cloud import CP_ID, DEVICE_ID, NAME
-from simulators.software_cpm import CPM, SCRIPT, SECONDS, Cpm
 
 from shared.encoding import encode_cbor
 from shared.errors import FormatError, PolicyDenied, TransportError, VerificationError

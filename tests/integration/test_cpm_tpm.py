@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from simulators.cpm_process import CpmProcess
+from simulators.cpm_process import Cpm
 from simulators.software_tpm import SoftwareTpm
 from tpm2_pytss import TSS2_Exception
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_CC, TPM2_SE, TPMA_OBJECT
@@ -345,7 +345,7 @@ def test_two_cpms_of_one_tpm_count_apart(open_tpm, tpm, tmp_path):
 
 @pytest.fixture
 def cpm(tpm, tmp_path):
-    process = CpmProcess(folder=tmp_path, custody=f"tpm2:{tpm.tcti}")
+    process = Cpm(folder=tmp_path, custody=f"tpm2:{tpm.tcti}")
     process.start()
     yield process
     process.kill()
@@ -356,7 +356,7 @@ def test_release_package_workload_and_restart_on_a_tpm(cpm, tpm):
     assert cpm.install_and_run().stdout == "ran\n"
     assert cpm.call("device_public_key")["algorithms"] == ["RSA-OAEP-256"]
     before = cpm.call("status")
-    cpm.stop()
+    assert cpm.stop() == 0
     tpm.restart()
     cpm.start()
 
@@ -373,11 +373,11 @@ def test_killed_at_any_moment_it_starts_again(cpm):
 
 def test_old_copy_of_the_state_folder_is_refused(cpm):
     cpm.apply(1)
-    cpm.stop()
+    assert cpm.stop() == 0
     shutil.copytree(cpm.state, cpm.folder / "copy")
     cpm.start()
     cpm.apply(2)
-    cpm.stop()
+    assert cpm.stop() == 0
     shutil.move(cpm.state, cpm.folder / "newest")
     shutil.copytree(cpm.folder / "copy", cpm.state)
 
@@ -393,11 +393,11 @@ def test_old_copy_of_the_state_folder_is_refused(cpm):
 
 def test_copy_of_the_folder_without_its_keys_is_refused(cpm):
     """An old root with an old state, and no device key: a new one must not make the old state good."""
-    cpm.stop()
+    assert cpm.stop() == 0
     (cpm.state / "device-key.tpm").unlink()
     copy = (cpm.state / "state.sealed").read_bytes()
     cpm.start()
-    cpm.stop()
+    assert cpm.stop() == 0
     (cpm.state / "state.sealed").write_bytes(copy)
 
     refused = cpm.refused()
@@ -408,20 +408,20 @@ def test_update_is_announced_and_the_state_before_it_is_given_up_afterwards(cpm,
     cpm.apply(1)
     fingerprint = cpm.call("status")["fingerprint"]
     assert "another cpm uses the state folder" in reseal(cpm).stderr
-    cpm.stop()
+    assert cpm.stop() == 0
     announced = reseal(cpm, "--expect", f"7={extended(MEASURED).hex()}")
     assert announced.stdout == "sealed to PCRs 7 as they are now, and to 1 more\n"
 
     cpm.start()  # not updated yet
-    cpm.stop()
+    assert cpm.stop() == 0
     tpm.extend(7, MEASURED)
     cpm.start()  # updated
     status = cpm.call("status")
     assert (status["fingerprint"], status["sequence"]) == (fingerprint, 1)
-    cpm.stop()
+    assert cpm.stop() == 0
     assert reseal(cpm).stdout == "sealed to PCRs 7 as they are now\n"
     cpm.start()
-    cpm.stop()
+    assert cpm.stop() == 0
 
     tpm.restart()  # the software of before
     refused = cpm.refused()
@@ -430,7 +430,7 @@ def test_update_is_announced_and_the_state_before_it_is_given_up_afterwards(cpm,
 
 
 def test_reseal_moves_to_other_pcrs_and_refuses_what_it_cannot_do(cpm, tpm):
-    cpm.stop()
+    assert cpm.stop() == 0
     before = RootFile.read(cpm.state)
     for words, status, message in [
         (("--expect", "4=" + "00" * 32), 1, "PCRs [4] are none of those"),
@@ -449,7 +449,7 @@ def test_reseal_moves_to_other_pcrs_and_refuses_what_it_cannot_do(cpm, tpm):
 
 
 def test_tpm_that_is_not_there_is_told_with_what_to_look_at(tmp_path):
-    missing = CpmProcess(folder=tmp_path, custody=f"tpm2:swtpm:path={tmp_path}/none").refused()
+    missing = Cpm(folder=tmp_path, custody=f"tpm2:swtpm:path={tmp_path}/none").refused()
 
     assert missing.returncode == 1
     assert "opening" in missing.stderr or "reading PCRs" in missing.stderr or "looking" in missing.stderr
@@ -468,9 +468,9 @@ def test_tpm_that_is_not_there_is_told_with_what_to_look_at(tmp_path):
     ],
 )
 def test_wrong_custody_is_told_with_the_other_settings(tmp_path, words, message):
-    process = CpmProcess(folder=tmp_path, custody="software")
+    process = Cpm(folder=tmp_path, custody="software")
 
-    refused = process.run(*process.command()[1:], *words)
+    refused = process.refused(*words)
 
     assert (refused.returncode, message in refused.stderr) == (2, True), refused.stderr
     assert "1234" not in refused.stderr

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from readers.systemd import ANALYZE, allowed_calls, settings
 from simulators import filtered
+from simulators.cpm_process import Cpm
 from simulators.releasing_cloud import CP_ID, NAME
-from simulators.software_cpm import Cpm
 
 from cpm import landlock
 

@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from simulators.cpm_process import CPM, SECONDS, Cpm
 from simulators.releasing_cloud import CP_ID, NAME
-from simulators.software_cpm import CPM, SECONDS, Cpm
 
 from cpm.sandbox import Bubblewrap, Landlock
 from shared.errors import FormatError, NotFound, PolicyDenied, StorageError

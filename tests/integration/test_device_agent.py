@@ -2,8 +2,12 @@
 
 import base64
 import contextlib
+import os
 import signal
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from simulators.device_processes import DEVICE_ID, DEVICE_KEY, DeviceProcesses
@@ -56,6 +60,28 @@ def test_signal_ends_the_agent_in_order(device, eventually, number):
     device.agent.send_signal(number)
 
     assert device.agent.wait(timeout=30) == 0
+    assert device.events()[-1]["event"] == "stopped"
+
+
+NEVER_POLLS = """
+import sys
+import device_agent.main, device_agent.sync
+device_agent.sync.POLL_SECONDS = 1e9
+sys.exit(device_agent.main.main(sys.argv[1:]))
+"""
+
+
+def test_signal_that_another_thread_gets_ends_an_agent_that_waits_for_good(device, eventually):
+    command = [sys.executable, "-c", NEVER_POLLS, *device.command("run")[1:]]
+    with device.log_file.open("ab") as log:
+        device.agent = subprocess.Popen(command, stderr=log)
+    eventually(lambda: device.status() is not None, what="the first report")
+    threads = {int(task.name) for task in Path(f"/proc/{device.agent.pid}/task").iterdir()}
+
+    # Linux gives a signal to the thread that is named, though it is the process's.
+    os.kill(max(threads - {device.agent.pid}), signal.SIGTERM)
+
+    assert device.agent.wait(timeout=90) == 0
     assert device.events()[-1]["event"] == "stopped"
 
 

@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from readers.guides import blocks
 from simulators import unit_runner
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "guides" / "device.md"
-BLOCK = re.compile(r"(<!-- run -->\n)?```console\n(.*?)```", re.DOTALL)
 SYSTEM_PATH = re.compile(
     r"(?<![\w./\"$}-])(/(?:etc|run|var/lib|usr/bin|usr/local/bin)/)|(?<=[\"'])(/(?:etc|run|usr)/)"
 )
@@ -48,26 +48,6 @@ export DEVICE_AGENT_STATE_DIR=@ROOT@/var/lib/device-agent
 """,
     "systemctl": '#!/bin/sh\nexec @PYTHON@ -I @RUNNER@ @ROOT@ "$@"\n',
 }
-
-
-def blocks() -> list[tuple[bool, str]]:
-    """Return every console block: whether it is run, and its commands with what they read."""
-    found = []
-    for run, text in BLOCK.findall(GUIDE.read_text()):
-        lines: list[str] = []
-        goes_on, end = False, None
-        for line in text.splitlines():
-            if line.startswith("$ "):
-                lines.append(line[2:])
-            elif goes_on or end is not None:
-                lines.append(line)
-            if end is not None and line == end:
-                end = None
-            elif line.startswith("$ ") and (here := re.search(r"<< '?(\w+)'?$", line)):
-                end = here[1]
-            goes_on = (line.startswith("$ ") or goes_on) and line.endswith("\\")
-        found.append((bool(run), "\n".join(lines) + "\n"))
-    return found
 
 
 @pytest.fixture
@@ -136,7 +116,7 @@ def test_guide_takes_a_device_to_its_keys(machine):
     assert prepared.returncode == 0, prepared.stderr
 
     outputs = []
-    for number, (runs, script) in enumerate(blocks()):
+    for number, (runs, script) in enumerate(blocks(GUIDE)):
         if not runs:
             continue
         done = run(at(root, script))
@@ -157,7 +137,7 @@ def test_guide_takes_a_device_to_its_keys(machine):
     assert [json.loads(line)["event"] for line in journal.splitlines()].count("certificate_renewed") == 1
 
 
-@pytest.mark.parametrize("script", [script for _, script in blocks()])
+@pytest.mark.parametrize("script", [script for _, script in blocks(GUIDE)])
 def test_every_command_in_the_guide_is_a_command(script):
     parsed = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from simulators.releasing_cloud import AUDIENCE, CP_ID, DEVICE_ID, ReleasingCloud, Vendor, make_vendor
 
-from cpm.clock import system_clock
+from cpm.clock import ProvenClock, system_clock
 from cpm.custody.port import DeviceKeyType
 from cpm.custody.software import SoftwareCustody
 from cpm.sealed_store import SealedStore
@@ -34,6 +34,7 @@ class Device:
     key_type: DeviceKeyType = DeviceKeyType.P256
     require_package_signature: bool = False
     now: int | None = None
+    elapsed: int = 1000
     quota: int | None = None
     service: Service = field(init=False)
 
@@ -52,7 +53,9 @@ class Device:
                 require_package_signature=self.require_package_signature,
                 workloads=Rules(stream_for=frozenset({CP_ID})),
             ),
-            clock=lambda: self.now if self.now is not None else system_clock(),
+            clock=ProvenClock(
+                lambda: self.now if self.now is not None else system_clock(), elapsed=lambda: self.elapsed
+            ),
             program_version="test",
         )
 

@@ -218,6 +218,46 @@ def test_clock_set_back_does_not_bring_an_expired_key_back(device):
     assert device.service.find_key(NAME, 2).version == 2
 
 
+def test_lease_ends_though_the_clock_is_held(device):
+    now = int(time.time())
+    device.now = 0
+    device.apply(sequence=1, keys={NAME: 1}, issued_at=now, lease_seconds=100)
+    device.elapsed += 99
+    assert device.service.find_key(NAME, 1).version == 1
+
+    device.elapsed += 1
+
+    with pytest.raises(KeyUnavailable) as refused:
+        device.service.find_key(NAME, 1)
+    assert refused.value.code == "key_expired"
+
+
+def test_release_that_is_refused_moves_no_clock(device):
+    now = int(time.time())
+    device.now = 0
+    device.apply(sequence=2, keys={NAME: 1}, issued_at=now, lease_seconds=100)
+
+    with pytest.raises(VerificationError):
+        device.apply(sequence=1, keys={NAME: 1}, issued_at=now + 1000)
+
+    assert device.service.find_key(NAME, 1).version == 1
+
+
+def test_time_goes_on_from_the_mark_after_a_restart(device):
+    now = int(time.time())
+    device.now = 0
+    device.apply(sequence=1, keys={NAME: 1}, issued_at=now, lease_seconds=100)
+    device.elapsed = 5  # the system was started anew, too
+    device.start()
+    device.elapsed += 99
+    assert device.service.find_key(NAME, 1).version == 1
+
+    device.elapsed += 1
+
+    with pytest.raises(KeyUnavailable):
+        device.service.find_key(NAME, 1)
+
+
 def test_device_whose_clock_says_1970_takes_a_release(device):
     device.now = 0
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 from azure.iot.device import exceptions as sdk
 from azure.iot.device.iothub.pipeline import exceptions as pipeline
+from paho.mqtt import client as mqtt
 
 from device_agent.adapters.iot_hub_device import IotHubDevice
 from device_agent.twin_link import REFUSED, UNAUTHORIZED, DesiredPatch, LinkChanged
@@ -187,3 +188,16 @@ def test_wrong_shared_access_key_fails_without_being_shown():
         link.connect(lambda _event: None)
 
     assert "not*base64" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "looks"), [("PATH_OF_NONE", False), ("mqtt_proxy", True), ("MQTT_PROXY", True)]
+)
+def test_proxy_is_looked_for_only_where_a_variable_names_one(monkeypatch, variable, looks):
+    library = object()
+    monkeypatch.setattr(mqtt, "socks", library)
+    monkeypatch.setenv(variable, "http://127.0.0.1:3128")
+
+    IotHubDevice(device_id=DeviceId("edge-01"), build=object)
+
+    assert (mqtt.socks is library) is looks

@@ -15,7 +15,7 @@ from device_agent.health import Tally
 from device_agent.renewal import FIRST_WAIT_SECONDS, SPREAD, Renewer
 from device_agent.settings import Renewal
 from local_cloud.certificates import certificate_pem, create_authority, issue_device
-from shared.certificates import TrustStore, load_public_key
+from shared.certificates import load_public_key
 from shared.types import DeviceId, WrapAlgorithm
 
 DEVICE_ID = DeviceId("edge-01")
@@ -72,7 +72,7 @@ class Workshop:
             Renewal(command=argv, fraction=0.5),
             certificate=self.certificate,
             device_id=DEVICE_ID,
-            roots=roots or TrustStore(roots=(self.ca.certificate,)),
+            roots=roots or self.ca.certificate_pem.decode(),
             tally=self.tally,
             clock=lambda: self.monotonic,
             wall=lambda: self.now,

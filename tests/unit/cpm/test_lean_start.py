@@ -1,0 +1,22 @@
+"""The process that holds the keys loads one OpenSSL, and its digests are right without the other."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from cpm.lean_start import leave_out_second_openssl
+leave_out_second_openssl()
+import cpm.serve, cpm.settings, cpm.custody.software, cpm.workload
+import hashlib, hmac
+assert hashlib.sha256(b"abc").hexdigest() == (
+    "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
+assert hmac.compare_digest(b"a", b"a") and not hmac.compare_digest(b"a", b"b")
+print(sys.modules["_hashlib"], "_ssl" in sys.modules, "libcrypto" in open("/proc/self/maps").read())
+"""
+
+
+def test_second_openssl_is_left_out_and_digests_are_the_same():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("None False False\n", "")
