@@ -1,0 +1,599 @@
+"""A campaign: a fleet, the function app, and all that can go wrong between them, drawn from one seed.
+
+Each step is one thing that somebody does: the platform hands a message to an instance, a device syncs, an
+operator rotates a key, another back end writes a twin, a clock is stepped, a server dies. In the middle of a
+call to the world another step may happen. In the end nothing goes wrong any more, and the fleet has to come
+to rest where it should be.
+
+Example:
+    >>> campaign = Campaign(tmp_path, seed=7)
+    >>> campaign.run(steps=1000)
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING
+
+from simulators.audit_segments import MemorySegments
+from simulators.campaign import poison
+from simulators.campaign.chaos import STEP_SECONDS, Chaos, Killed, Log, Time, Weather
+from simulators.campaign.devices import CampaignDevice
+from simulators.campaign.hub import CampaignHub
+from simulators.campaign.instances import (
+    Instance,
+    MemoryPolicies,
+    event_batch,
+    http_request,
+    queue_message,
+)
+from simulators.campaign.oracle import Grants, Identity, Oracle, Violation, demand, policy_document
+from simulators.campaign.queues import StorageQueue
+from simulators.cloud import AUDIENCE
+from simulators.fleet import DAY, Authority
+from simulators.policy_floor import MemoryFloor
+from simulators.vault import MemoryClassKeyStore, SoftwareKek, SoftwareSigner
+
+from functions.endpoint import PAGES_QUEUE, PASSES_QUEUE
+from shared.errors import EdbError
+from shared.twin.documents import CERTIFICATES, PUBLIC_KEY
+from shared.types import DeviceId, KeyName
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from simulators.campaign.queues import Message
+
+CLASSES = ("gateway", "camera", "lab", "kiosk")
+NAMES = ("app", "my_app", "model-7", "Other")
+LEASE_SECONDS = 12 * 3600
+EVENT_TRIES = 5
+QUIET_PASSES = 4
+_TAKERS = {PASSES_QUEUE: "DistributeKeyPass", PAGES_QUEUE: "DistributeKeyPage"}
+
+
+class Campaign:
+    """The world of one seed.
+
+    Args:
+        folder: For the hub's database.
+        seed: Of everything that is drawn.
+        devices: How many.
+        instances: Of the function app.
+        page_size: Rows of one page of a query.
+
+    Attributes:
+        log: What happened.
+    """
+
+    def __init__(
+        self, folder: Path, *, seed: int, devices: int = 24, instances: int = 3, page_size: int = 10
+    ) -> None:
+        self.seed, self.page_size = seed, page_size
+        self.random = random.Random(seed)
+        self.time = Time()
+        self.log = Log(self.time)
+        self.chaos = Chaos(self.random, self.time, self.log, Weather())
+        self.hub = CampaignHub(folder / f"hub-{seed}.db", self.time.clock("hub"))
+        self.store = MemoryClassKeyStore(now=self.time.clock("vault"))
+        self.kek, self.signer = SoftwareKek(), SoftwareSigner()
+        self.segments, self.floor = MemorySegments(), MemoryFloor()
+        self.authority = Authority()
+        self._tables: dict[bytes, Grants] = {}
+        self.policies = MemoryPolicies(lambda data: self.oracle.published(self._tables[data]))
+        self.oracle = Oracle(self)
+        self.queues = {name: StorageQueue(name=name) for name in _TAKERS}
+        self.instances = [Instance(self, f"functions-{number}") for number in range(instances)]
+        self._event_position = self._event_tries = 0
+        self._serial = self._key_number = 0
+        self._past: dict[DeviceId, list[dict]] = {}
+        self.devices: dict[DeviceId, CampaignDevice] = {}
+        for number in range(devices):
+            self._enrol(number)
+        self.policies.write(self._write_policy(self._draw_grants()), etag=None)
+
+    def close(self) -> None:
+        for instance in self.instances:
+            instance.die()
+        self.oracle.close()
+        self.hub.close()
+
+    def run(self, *, steps: int) -> None:
+        """Let things go wrong for a while, and then come to rest.
+
+        Raises:
+            AssertionError: With the seed and the end of the log.
+        """
+        try:
+            self.chaos.interrupt = self._interrupt
+            for _ in range(steps):
+                self.step()
+        except Violation as violation:
+            raise AssertionError(self.report(str(violation))) from violation
+        self.chaos.is_calm = True
+        self.come_to_rest()
+
+    def report(self, what: str) -> str:
+        """Return what went wrong, and how to see it again."""
+        again = f"pytest tests/faults --campaign-seed {self.seed}"
+        return f"seed {self.seed}: {what}\n{self.log.tail()}\nagain: {again}"
+
+    def _enrol(self, number: int) -> None:
+        device_id = DeviceId(f"edge-{number:04}" + ("/agent" if number % 8 == 7 else ""))
+        device = CampaignDevice(
+            device_id,
+            audience=AUDIENCE,
+            authority=self.authority,
+            release_keys=self.signer.public_keys,
+            clock=self.time.clock(f"device {device_id}"),
+            has_certificate=number % 5 != 4,
+        )
+        self.devices[device_id] = device
+        self._past[device_id] = []
+        self.hub.enrol(device_id, {"class": CLASSES[number % len(CLASSES)]})
+        self.oracle.enrolled(device_id)
+
+    # Steps
+
+    def step(self) -> None:
+        """Let one thing happen."""
+        self.time.go_on(self.random.expovariate(1 / 20))
+        [act] = self.random.choices(list(_STEPS), list(_STEPS.values()))
+        getattr(self, act)()
+
+    def _interrupt(self) -> None:
+        """Let something else happen in the middle of a call; not deeper than two calls."""
+        if self.log.depth >= 2:
+            return
+        self.log.depth += 1
+        try:
+            self.step()
+        finally:
+            self.log.depth -= 1
+
+    def _idle(self) -> Instance | None:
+        idle = [instance for instance in self.instances if not instance.is_busy]
+        return self.random.choice(idle) if idle else None
+
+    def _call(self, instance: Instance, name: str, what: str, **arguments) -> tuple[object, bool]:
+        """Call a function and queue what it puts out; return its result, and whether it was done."""
+        self.log(f"{instance.name} {name} {what}")
+        try:
+            result, put = instance.call(name, **arguments)
+        except Killed:
+            self.log(f"{instance.name} died")
+            instance.die()
+            return None, False
+        except EdbError as error:
+            self.log(f"{instance.name} {name} failed: {error.code}")
+            return None, False
+        except Exception as error:
+            raise Violation(f"{name} raised {error!r}") from error
+        if not self.chaos.is_calm and self.random.random() < 0.01:
+            self.log(f"{instance.name} died before its outputs were stored")
+            instance.die()
+            return None, False
+        for queue, texts in put.items():
+            self.queues[queue].put(texts, now=self.time.seconds())
+        return result, True
+
+    def take_pass(self) -> None:
+        self._take(PASSES_QUEUE)
+
+    def take_page(self) -> None:
+        self._take(PAGES_QUEUE)
+
+    def _take(self, name: str) -> bool:
+        """Hand a message to an instance; say whether there was one, and somebody to take it."""
+        instance, queue = self._idle(), self.queues[name]
+        if instance is None:
+            return False
+        lease = 1e9 if self.chaos.is_calm else self.random.choice([30.0, 120.0, 600.0])
+        message = queue.take(self.random, now=self.time.seconds(), lease=lease)
+        if message is None:
+            return False
+        self._work(instance, queue, message)
+        return True
+
+    def _work(self, instance: Instance, queue: StorageQueue, message: Message) -> None:
+        text = f"{queue.name} {message.number} try {message.tries}"
+        services = instance.services
+        _, done = self._call(instance, _TAKERS[queue.name], text, message=queue_message(message.text))
+        if done and not self.chaos.is_calm and self.random.random() < 0.02:
+            self.log(f"{text}: done, and not deleted")  # it comes again
+        elif done:
+            queue.done(message)
+        elif instance.services is not services or services is None:
+            return  # an instance that died leaves its message to the lease
+        elif queue.failed(message, now=self.time.seconds()):
+            self.log(f"{text}: poisoned")
+
+    def timer(self) -> None:
+        instance = self._idle()
+        if instance is not None:
+            self._call(instance, "DistributeKeyTimer", "", timer=None)
+
+    def deliver_events(self) -> None:
+        """Hand change events to an instance: some twice, some out of order, all again after a failure."""
+        instance = self._idle()
+        events = self.hub.events(after=self._event_position, most=self.random.randint(1, 40))
+        if instance is None or not events:
+            return
+        position = events[-1]["seq"]
+        if not self.chaos.is_calm:
+            events += [event for event in events if self.random.random() < 0.1]
+            if self.random.random() < 0.3:
+                self.random.shuffle(events)
+        _, done = self._call(
+            instance, "DistributeKeyTwinEvents", f"to {position}", events=event_batch(events)
+        )
+        self._event_tries += 1
+        if done or self._event_tries >= EVENT_TRIES:
+            self._event_position, self._event_tries = max(self._event_position, position), 0
+
+    # Devices
+
+    def sync_device(self) -> None:
+        """Let a device connect, read, apply and report; it may die or lose its connection in between."""
+        device = self.random.choice(list(self.devices.values()))
+        if self.hub.is_enabled(device.device_id):
+            self._sync(device, crashes=self.random.random() < 0.1)
+
+    def _sync(self, device: CampaignDevice, *, crashes: bool = False) -> None:
+        seen = self.hub.store.twin(device.device_id)
+        desired, reported = dict(seen.desired.values), dict(seen.reported.values)
+        past = self._past[device.device_id]
+        past.append(desired)
+        del past[:-6]
+        late = not self.chaos.is_calm and self.random.random() < 0.15
+        given = self.random.choice(past) if late else desired
+        applied = device.take(given, reported.get(PUBLIC_KEY))
+        self.oracle.look_at_device(device, applied)
+        if applied is not None and applied.changed:
+            self.log(f"{device.device_id} applied {applied.release.sequence} {_versions(applied.release)}")
+        if crashes:
+            self.log(f"{device.device_id} crashed before it reported")
+            return
+        patch = device.report(reported)
+        if not patch:
+            return
+        self.hub.store.patch_reported(device.device_id, patch)
+        self.log(f"{device.device_id} reported {sorted(patch)}")
+        if {PUBLIC_KEY, CERTIFICATES} & patch.keys():
+            self.oracle.reported(
+                device.device_id,
+                Identity(fingerprint=device.fingerprint, certified=device.certified, valid=device.valid),
+            )
+
+    def change_device_key(self) -> None:
+        device = self.random.choice(list(self.devices.values()))
+        kind = self.random.choice(["x25519", "p256"])
+        has_certificate = self.random.random() < 0.6
+        device.renew(kind=kind, has_certificate=has_certificate)
+        self.log(f"{device.device_id} has a new {kind} key, certified: {has_certificate}")
+
+    def certify_device(self) -> None:
+        """Give a device a certificate that begins or ends within hours, or a lasting one, or none."""
+        device = self.random.choice(list(self.devices.values()))
+        at, hour = self.time.at.replace(microsecond=0), DAY / 24
+        valid = self.random.choice(
+            [
+                {"not_before": at - DAY, "not_after": at + self.random.randint(1, 5) * hour},
+                {"not_before": at + self.random.randint(1, 3) * hour / 2, "not_after": at + 30 * DAY},
+                {"not_before": at - DAY, "not_after": at + 300 * DAY},
+            ]
+        )
+        device.certify(has_certificate=self.random.random() < 0.8, valid=valid)
+        self.log(f"{device.device_id} certified: {device.certified} {device.valid}")
+
+    # Operators
+
+    def provision(self) -> None:
+        name = self.random.choice(NAMES)
+        self.operate("ProvisionKey", {"key_name": name})
+
+    def rotate(self) -> None:
+        self._operate_on_a_key("RotateKey")
+
+    def revoke(self) -> None:
+        if names := list(self.store.envelopes):
+            name = self.random.choice(names)
+            latest = self.store.state(name).latest
+            version = latest if self.random.random() < 0.4 else max(1, latest - 1)
+            self.operate("RevokeKey", {"key_name": name, "version": version})
+
+    def delete_key(self) -> None:
+        self._operate_on_a_key("DeleteKey")
+
+    def recover_key(self) -> None:
+        if names := list(self.store.deleted):
+            self.operate("RecoverKey", {"key_name": self.random.choice(names)})
+
+    def _operate_on_a_key(self, call: str) -> None:
+        if names := list(self.store.envelopes):
+            self.operate(call, {"key_name": self.random.choice(names)})
+
+    def operate(self, call: str, body: dict[str, object]) -> None:
+        """Ask the app for something, and ask again as a careful client does."""
+        self._key_number += 1
+        headers = {"Idempotency-Key": f"campaign-{self._key_number}"}
+        data = json.dumps(body).encode()
+        for _ in range(self.random.randint(1, 4)):
+            if self._request(call, data, method="POST", headers=headers):
+                return
+
+    def _request(self, call: str, data: bytes, *, method: str, headers: dict[str, str]) -> bool:
+        """Send a request; say whether it is of no use to send it again."""
+        instance = self._idle()
+        if instance is None:
+            return False
+        request = http_request(call, data, method=method, headers=headers)
+        what = data.decode() if len(data) < 100 else f"{len(data)} bytes"
+        answer, done = self._call(instance, call, what, req=request)
+        if not done:
+            return False
+        self.log(f"{call} answered {answer.status_code}")
+        return answer.status_code < 500
+
+    def publish(self, grants: Grants) -> None:
+        """Put a policy in force by hand."""
+        stored = self.policies.read(unless=None)
+        self.policies.write(self._write_policy(grants), etag=stored.etag)
+
+    def publish_policy(self) -> None:
+        data = self._write_policy(self._draw_grants())
+        for _ in range(3):
+            if self._request("PublishPolicy", data, method="PUT", headers={}):
+                return
+
+    def _draw_grants(self) -> Grants:
+        keys = {}
+        for device_class in CLASSES[:3]:
+            count = self.random.choice([0, 1, 2, len(NAMES)])
+            keys[device_class] = ("*",) if count == len(NAMES) else tuple(self.random.sample(NAMES, count))
+        if not any(keys.values()):
+            keys["gateway"] = ("*",)
+        return Grants(keys=keys, open_to=frozenset({"lab"}))
+
+    def _write_policy(self, grants: Grants) -> bytes:
+        self._serial += 1
+        data = policy_document(
+            grants,
+            serial=self._serial,
+            root_sha256=self.authority.root_sha256,
+            lease_seconds=LEASE_SECONDS,
+        )
+        self._tables[data] = grants
+        self.log(f"policy {self._serial} {grants.keys}")
+        return data
+
+    def switch_device(self) -> None:
+        device_id = DeviceId(self.random.choice(list(self.devices)).partition("/")[0])
+        enabled = self.random.random() < 0.6
+        self.hub.set_status(device_id, enabled=enabled)
+        self.oracle.switched(device_id, enabled=enabled)
+        self.log(f"{device_id} enabled: {enabled}")
+
+    def retag_device(self) -> None:
+        device_id = self._any_device()
+        device_class = self.random.choice([*CLASSES, 7, None])
+        self.hub.write(device_id, {"tags": {"class": device_class}})
+        self.log(f"{device_id} class {device_class!r}")
+
+    def rebind_device(self) -> None:
+        device_id = self._any_device()
+        fingerprint = self.devices[device_id].fingerprint.hex()
+        self.hub.write(device_id, {"tags": {"confidential_packages": {"rebind": fingerprint}}})
+        self.log(f"{device_id} rebound")
+
+    def _any_device(self) -> DeviceId:
+        return self.random.choice(list(self.devices))
+
+    # Another back end, and worse
+
+    def write_beside(self) -> None:
+        """Write what is no concern of the app: the ETag moves all the same."""
+        device_id, number = self._any_device(), self.log.number
+        body = self.random.choice(
+            [{"tags": {"shelf": number}}, {"properties": {"desired": {"rate": number}}}]
+        )
+        self.hub.write(device_id, body)
+        self.log(f"{device_id} written beside: {body}")
+
+    def tamper(self) -> None:
+        """Write what only the app should: old desired, another device's, garbage, nothing."""
+        device_id, other = self._any_device(), self._any_device()
+        wanted = self.random.choice(
+            [
+                *(_of_ours(past) for past in self._past[device_id]),
+                _of_ours(self.hub.store.twin(other).desired.values),
+                {"confidential_package_keys": None, "confidential_package_release": None},
+                {"confidential_package_release": None},
+                {"confidential_package_keys": {"app": "AAAA", "planted": "AAAA"}},
+                {"confidential_package_release": {"v": 2, "cose": "AAAA"}},
+                {"confidential_package_keys": 7},
+            ]
+        )
+        before = _of_ours(self.hub.store.twin(device_id).desired.values)
+        gone = dict.fromkeys(before) if wanted and self.random.random() < 0.5 else {}
+        for body in (gone, wanted):
+            if body:
+                self.hub.write(device_id, {"properties": {"desired": body}})
+        self.oracle.tampered(device_id, "desired")
+        self.log(f"{device_id} tampered with: {sorted(wanted)}")
+
+    def forge_tag(self) -> None:
+        """Write the app's own tag: another device's, one with lies in the note, one of another shape."""
+        device_id, other = self._any_device(), self._any_device()
+        theirs = self.hub.store.twin(other).tags.get("confidential_packages")
+        note = {"context": "0" * 16, "seen": "0" * 16, "seq": 2**50, "until": 253402300799}
+        forged = self.random.choice(
+            [
+                theirs,
+                {"settled": note},
+                {"settled": {"until": 253402300799, "seq": 2**50}},
+                {"settled": "yes", "state": "released"},
+                {"state": "quarantined", "retries": 2},
+                {"retries": 10**6, "state": 7},
+                None,
+                ["released"],
+            ]
+        )
+        self.hub.write(device_id, {"tags": {"confidential_packages": forged}})
+        self.oracle.tampered(device_id, "tag")
+        self.log(f"{device_id} tag forged")
+
+    def poison_twin(self) -> None:
+        """Turn a device's twin into something absurd, or let an absurd one be itself again."""
+        if len(self.hub.overlays) >= 3 or (self.hub.overlays and self.random.random() < 0.5):
+            self._heal(self.random.choice(list(self.hub.overlays)))
+            return
+        device_id, [kind] = self._any_device(), self.random.sample(list(_POISON), 1)
+        self.hub.overlays[device_id] = _POISON[kind]
+        self.log(f"{device_id} poisoned: {kind}")
+
+    def _heal(self, device_id: DeviceId) -> None:
+        """Let a twin be itself again, with the report that such a change comes by."""
+        del self.hub.overlays[device_id]
+        key = self.hub.store.twin(device_id).reported.values.get(PUBLIC_KEY)
+        if key is not None:
+            self.hub.store.patch_reported(device_id, {PUBLIC_KEY: key})
+        self.log(f"{device_id} is itself again")
+
+    # Servers and clocks
+
+    def step_clock(self) -> None:
+        names = [
+            *(instance.name for instance in self.instances),
+            "hub",
+            "vault",
+            f"device {self._any_device()}",
+        ]
+        name = self.random.choice(names)
+        self.time.wrong[name] = self.random.choice(
+            [0, STEP_SECONDS, -STEP_SECONDS, self.random.uniform(-STEP_SECONDS, STEP_SECONDS)]
+        )
+        self.chaos.count("clock step")
+        self.log(f"clock of {name} is off by {self.time.wrong[name]:.0f} s")
+
+    def let_time_pass(self) -> None:
+        self.time.go_on(self.random.choice([60, 600, 3600, 3 * 3600]))
+
+    def take_away(self) -> None:
+        place = self.random.choice(["vault", "audit", "policy", "hub"])
+        self.chaos.send_away(place, self.random.expovariate(1 / 60))
+        self.log(f"{place} goes away")
+
+    def throttle(self) -> None:
+        self.chaos.throttle_hub(self.random.expovariate(1 / 60))
+        self.log("the hub throttles everybody")
+
+    def restart_hub(self) -> None:
+        self.hub.restart()
+        self.chaos.count("hub restarted")
+        self.log("the hub was killed and started again")
+
+    def kill_instance(self) -> None:
+        instance = self._idle()
+        if instance is not None:
+            instance.die()
+            self.chaos.count("instance killed")
+            self.log(f"{instance.name} was killed")
+
+    # Coming to rest
+
+    def come_to_rest(self, *, passes: int = QUIET_PASSES) -> None:
+        """Look whether the fleet gets to where it should be, and stays there, once nothing goes wrong.
+
+        Args:
+            passes: After so many it must be there.
+
+        Raises:
+            AssertionError: It does not.
+        """
+        try:
+            self._come_to_rest(passes)
+        except Violation as violation:
+            raise AssertionError(self.report(str(violation))) from violation
+
+    def _come_to_rest(self, passes: int) -> None:
+        self.log("nothing goes wrong any more")
+        self.time.wrong.clear()
+        self.time.go_on(3600)  # leases of messages end
+        self._settle(passes, except_for=frozenset(self.hub.overlays))
+        for device_id in list(self.hub.overlays):
+            self._heal(device_id)
+        self._settle(passes, except_for=frozenset())
+
+    def _settle(self, passes: int, *, except_for: frozenset[DeviceId]) -> None:
+        """Make quiet passes; after a few of them all devices but some must be where they should be."""
+        for _ in range(passes):
+            self.quiet_pass()
+        for device in self.devices.values():
+            if device.device_id not in except_for:
+                self.oracle.look_at_end(device)
+        etags = {device_id: self.hub.store.twin(device_id).etag for device_id in self.devices}
+        self.quiet_pass(seconds=0)  # no certificate ends and no lease is due in between
+        for device_id, etag in etags.items():
+            still = self.hub.store.twin(device_id).etag == etag
+            demand(still or device_id in except_for, f"{device_id}: the next pass still writes it")
+        for queue in self.queues.values():
+            demand(queue.is_conserved, f"{queue.name}: a message was lost")
+            demand(not queue.waiting, f"{queue.name}: messages are left")
+        self.oracle.look_at_chain()
+
+    def quiet_pass(self, *, seconds: float = 300) -> None:
+        """Let the timer go off, do all there is to do, and let every device that can sync."""
+        self.time.go_on(seconds)
+        self.timer()
+        while True:
+            position = self._event_position
+            self.deliver_events()
+            took = [self._take(name) for name in _TAKERS]
+            if not any(took) and position == self._event_position:
+                break
+        for device in self.devices.values():
+            if self.hub.is_enabled(device.device_id):
+                self._sync(device)
+
+
+_STEPS = {
+    "take_pass": 6,
+    "take_page": 14,
+    "deliver_events": 14,
+    "timer": 2,
+    "sync_device": 30,
+    "change_device_key": 1,
+    "certify_device": 1.5,
+    "provision": 1,
+    "rotate": 2,
+    "revoke": 1,
+    "delete_key": 0.4,
+    "recover_key": 0.4,
+    "publish_policy": 1,
+    "switch_device": 1.5,
+    "retag_device": 2,
+    "rebind_device": 0.7,
+    "write_beside": 3,
+    "tamper": 2,
+    "forge_tag": 1.5,
+    "poison_twin": 1.5,
+    "step_clock": 1.5,
+    "let_time_pass": 0.8,
+    "take_away": 1,
+    "throttle": 0.5,
+    "restart_hub": 0.3,
+    "kill_instance": 1,
+}
+"""What may happen, and how often in relation to the rest."""
+
+_POISON = poison.kinds()
+
+
+def _of_ours(desired) -> dict[str, object]:
+    return {name: value for name, value in desired.items() if name.startswith("confidential_package_")}
+
+
+def _versions(release) -> dict[KeyName, int]:
+    return {name: key.version for name, key in release.keys.items()}
