@@ -12,7 +12,9 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import random
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,7 @@ from simulators.fleet import DAY, Authority
 from simulators.policy_floor import MemoryFloor
 from simulators.vault import MemoryClassKeyStore, SoftwareKek, SoftwareSigner
 
+from functions import distribute_key
 from functions.endpoint import PAGES_QUEUE, PASSES_QUEUE
 from shared.errors import EdbError
 from shared.twin.documents import CERTIFICATES, PUBLIC_KEY
@@ -50,7 +53,34 @@ NAMES = ("app", "my_app", "model-7", "Other")
 LEASE_SECONDS = 12 * 3600
 EVENT_TRIES = 5
 QUIET_PASSES = 4
+_PUTS_BACK = frozenset({"DistributeKeyPage", "DistributeKeyTwinEvents"})
 _TAKERS = {PASSES_QUEUE: "DistributeKeyPass", PAGES_QUEUE: "DistributeKeyPage"}
+
+
+class _Failures(logging.Handler):
+    """Keeps, for each call in work, which devices' steps the app says have failed."""
+
+    _SOURCE = logging.getLogger("functions.distribute")
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._calls: list[list[str]] = []
+        self._SOURCE.addHandler(self)
+
+    def begin(self) -> list[str]:
+        self._calls.append([])
+        return self._calls[-1]
+
+    def end(self) -> None:
+        self._calls.pop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.msg in {"distribute_failed", "distribute_defect"} and self._calls:
+            self._calls[-1].append(record.device_id)
+
+    def close(self) -> None:
+        self._SOURCE.removeHandler(self)
+        super().close()
 
 
 class Campaign:
@@ -84,6 +114,7 @@ class Campaign:
         self.policies = MemoryPolicies(lambda data: self.oracle.published(self._tables[data]))
         self.oracle = Oracle(self)
         self.queues = {name: StorageQueue(name=name) for name in _TAKERS}
+        self._failures = _Failures()
         self.instances = [Instance(self, f"functions-{number}") for number in range(instances)]
         self._event_position = self._event_tries = 0
         self._serial = self._key_number = 0
@@ -94,6 +125,7 @@ class Campaign:
         self.policies.write(self._write_policy(self._draw_grants()), etag=None)
 
     def close(self) -> None:
+        self._failures.close()
         for instance in self.instances:
             instance.die()
         self.oracle.close()
@@ -159,6 +191,7 @@ class Campaign:
     def _call(self, instance: Instance, name: str, what: str, **arguments) -> tuple[object, bool]:
         """Call a function and queue what it puts out; return its result, and whether it was done."""
         self.log(f"{instance.name} {name} {what}")
+        failed = self._failures.begin()
         try:
             result, put = instance.call(name, **arguments)
         except Killed:
@@ -170,13 +203,25 @@ class Campaign:
             return None, False
         except Exception as error:
             raise Violation(f"{name} raised {error!r}") from error
+        finally:
+            self._failures.end()
         if not self.chaos.is_calm and self.random.random() < 0.01:
             self.log(f"{instance.name} died before its outputs were stored")
             instance.die()
             return None, False
         for queue, texts in put.items():
             self.queues[queue].put(texts, now=self.time.seconds())
+        if name in _PUTS_BACK:
+            self._look_at_failures(name, failed, put.get(PAGES_QUEUE, []), arguments)
         return result, True
+
+    def _look_at_failures(self, name: str, failed: list[str], put: list[str], arguments: dict) -> None:
+        """Judge whether whoever failed is on the queue once more, before the message goes that held it."""
+        message = arguments.get("message")
+        attempt = 0 if message is None else json.loads(message.get_body())["attempt"]
+        again = [device for text in put for device in json.loads(text)["devices"]]
+        lost = sorted({*failed} - {*again}) if attempt < distribute_key.MAX_PAGE_ATTEMPTS else []
+        demand(not lost, f"{name}: {lost} failed, and nothing asks for another try")
 
     def take_pass(self) -> None:
         self._take(PASSES_QUEUE)
@@ -335,6 +380,11 @@ class Campaign:
             return False
         self.log(f"{call} answered {answer.status_code}")
         return answer.status_code < 500
+
+    @property
+    def policy_sha256(self) -> bytes:
+        """Digest of the policy in force."""
+        return hashlib.sha256(self.policies.read(unless=None).data).digest()
 
     def publish(self, grants: Grants) -> None:
         """Put a policy in force by hand."""

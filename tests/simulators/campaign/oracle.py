@@ -359,6 +359,7 @@ class Oracle:
                 dict(release.floors) == floors or not wanted,
                 f"{device_id}: floors {dict(release.floors)}, expected {floors}",
             )
+            self._look_at_lasting(device_id, release, bool(wanted))
         demand(released == wanted, f"{device_id}: desired holds {released}, entitled to {wanted}")
         demand(desired.wrapped.keys() == wanted.keys(), f"{device_id}: desired is not what its release says")
         if not watched.enabled.now:
@@ -368,6 +369,18 @@ class Oracle:
         for name, floor in floors.items():
             below = [each.version for each in device.state.keys.get(name, ()) if each.version < floor]
             demand(not below, f"{device_id}: it still holds {name} versions {below}, revoked below {floor}")
+
+    def _look_at_lasting(self, device_id: DeviceId, release: Release, grants_keys: bool) -> None:
+        """Judge whether a release that grants something does so by the policy in force, and for long enough."""
+        if not grants_keys:
+            return
+        demand(
+            release.policy_sha256 == self._campaign.policy_sha256,
+            f"{device_id}: its release is by a policy that is not in force any more",
+        )
+        left = release.expires_at - self._campaign.time.at.timestamp()
+        lifetime = release.expires_at - release.issued_at
+        demand(left >= lifetime // 3, f"{device_id}: its lease has {left:.0f} of {lifetime} s left")
 
     def _entitled(self, device_id: DeviceId, watched: Watched, twin: dict):
         identity, grants = watched.identity.now, self.policies.now
