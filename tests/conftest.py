@@ -13,6 +13,9 @@ settings.load_profile("project")
 CAMPAIGN_SEEDS = (1, 2, 3, 4)
 """Seeds of the fault campaigns that every run makes."""
 
+PROCESS_SEEDS = (1,)
+"""Seeds of the campaign over real processes."""
+
 
 def pytest_addoption(parser):
     group = parser.getgroup("fault campaigns (tests/faults)")
@@ -32,5 +35,7 @@ def pytest_generate_tests(metafunc):
         given, count = metafunc.config.getoption("campaign_seed"), metafunc.config.getoption("campaign_count")
         seeds = CAMPAIGN_SEEDS if given is None else [seed + more for seed in given for more in range(count)]
         metafunc.parametrize("campaign_seed", seeds)
+    if "process_seed" in metafunc.fixturenames:
+        metafunc.parametrize("process_seed", metafunc.config.getoption("campaign_seed") or PROCESS_SEEDS)
     if "campaign_steps" in metafunc.fixturenames:
         metafunc.parametrize("campaign_steps", [metafunc.config.getoption("campaign_steps")])

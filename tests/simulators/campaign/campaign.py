@@ -398,6 +398,9 @@ class Campaign:
                 return
 
     def _draw_grants(self) -> Grants:
+        """Return another policy, or the same one to be published anew."""
+        if self.oracle.policies.now is not None and self.random.random() < 0.4:
+            return self.oracle.policies.now
         keys = {}
         for device_class in CLASSES[:3]:
             count = self.random.choice([0, 1, 2, len(NAMES)])
@@ -574,6 +577,7 @@ class Campaign:
         self._settle(passes, except_for=frozenset(self.hub.overlays))
         for device_id in list(self.hub.overlays):
             self._heal(device_id)
+        self.time.go_on(0.7 * LEASE_SECONDS)  # leases have to be renewed now, where nothing else has changed
         self._settle(passes, except_for=frozenset())
 
     def _settle(self, passes: int, *, except_for: frozenset[DeviceId]) -> None:

@@ -141,6 +141,7 @@ class Oracle:
         self._truth: dict[tuple[KeyName, int], bytes] = {}
         self._opener = ClassKeys(campaign.store, campaign.kek, monotonic=campaign.time.seconds)
         self._head, self._read = START, dict.fromkeys(campaign.segments.segments, 0)
+        self._record_ids: set[object] = set()
         self._recorded: dict[tuple[str, str, int], int] = {}
         self.writes = self.releases = self.applied = 0
 
@@ -196,6 +197,8 @@ class Oracle:
         self.writes += 1
         old, new = (twin["properties"]["desired"] for twin in (seen, after))
         if all(old.get(name) == new.get(name) for name in _OURS):
+            if "desired" in self._devices[device_id].lost:  # and from now on the tag tells no more than that
+                self._devices[device_id].lost.add("tag")
             return
         desired = parse_desired(new)
         if desired.release is None:
@@ -307,6 +310,8 @@ class Oracle:
             self._head = verify(entries, start=self._head)
             for entry in entries:
                 record = entry.record
+                demand(record["id"] not in self._record_ids, f"audit entry {entry.seq} is there twice")
+                self._record_ids.add(record["id"])
                 if (record["event"], record["outcome"]) == ("distribute", "allowed") and record["key_name"]:
                     key = (record["device_id"], record["key_name"], record["key_version"])
                     self._recorded[key] = self._recorded.get(key, 0) + 1
@@ -371,7 +376,7 @@ class Oracle:
             demand(not below, f"{device_id}: it still holds {name} versions {below}, revoked below {floor}")
 
     def _look_at_lasting(self, device_id: DeviceId, release: Release, grants_keys: bool) -> None:
-        """Judge whether a release that grants something does so by the policy in force, and for long enough."""
+        """Judge whether a release that grants something is by the policy in force, and lasts."""
         if not grants_keys:
             return
         demand(
