@@ -185,10 +185,9 @@ def test_rotations_reach_every_device_whatever_dies_meanwhile(fleet, eventually,
         proxy.begin()
     version = 1
     for fault in draw.sample(FAULTS, len(FAULTS)):
-        moment = threading.Timer(draw.uniform(0, 1), hurt, (fleet, fault, draw))
-        moment.start()
         version = fleet.operate("RotateKey", {"key_name": APP})["version"]
-        moment.join()
+        threading.Event().wait(draw.uniform(0, 0.6))  # the moment is part of the fault
+        hurt(fleet, fault, draw)
         wanted = version
         eventually(
             lambda: fleet.all_hold(wanted),  # noqa: B023 - called before the next round

@@ -144,6 +144,7 @@ class Campaign:
         except Violation as violation:
             raise AssertionError(self.report(str(violation))) from violation
         self.chaos.is_calm = True
+        self.publish(self.oracle.policies.now)  # a policy that grants the same is another one all the same
         self.come_to_rest()
 
     def report(self, what: str) -> str:
