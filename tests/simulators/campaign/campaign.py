@@ -117,7 +117,7 @@ class Campaign:
         self._failures = _Failures()
         self.instances = [Instance(self, f"functions-{number}") for number in range(instances)]
         self._event_position = self._event_tries = 0
-        self._serial = self._key_number = 0
+        self._serial = self._key_number = self._steps = 0
         self._past: dict[DeviceId, list[dict]] = {}
         self.devices: dict[DeviceId, CampaignDevice] = {}
         for number in range(devices):
@@ -138,6 +138,7 @@ class Campaign:
             AssertionError: With the seed and the end of the log.
         """
         try:
+            self._steps = steps
             self.chaos.interrupt = self._interrupt
             for _ in range(steps):
                 self.step()
@@ -149,7 +150,7 @@ class Campaign:
 
     def report(self, what: str) -> str:
         """Return what went wrong, and how to see it again."""
-        again = f"pytest tests/faults --campaign-seed {self.seed}"
+        again = f"pytest tests/faults --campaign-seed {self.seed} --campaign-steps {self._steps}"
         return f"seed {self.seed}: {what}\n{self.log.tail()}\nagain: {again}"
 
     def _enrol(self, number: int) -> None:
