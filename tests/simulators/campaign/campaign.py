@@ -12,26 +12,25 @@ Example:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import random
 from typing import TYPE_CHECKING
 
 from simulators.audit_segments import MemorySegments
-from simulators.campaign import poison
-from simulators.campaign.chaos import STEP_SECONDS, Chaos, Killed, Log, Time, Weather
+from simulators.campaign.chaos import Chaos, Killed, Log, Time, Weather
 from simulators.campaign.devices import CampaignDevice
 from simulators.campaign.hub import CampaignHub
 from simulators.campaign.instances import (
     Instance,
     MemoryPolicies,
     event_batch,
-    http_request,
     queue_message,
 )
-from simulators.campaign.oracle import Grants, Identity, Oracle, Violation, demand, policy_document
+from simulators.campaign.operators import CLASSES, LEASE_SECONDS, Operators
+from simulators.campaign.oracle import Grants, Identity, Oracle, Violation, demand
 from simulators.campaign.queues import StorageQueue
+from simulators.campaign.trouble import Trouble
 from simulators.cloud import AUDIENCE
 from simulators.fleet import DAY, Authority
 from simulators.policy_floor import MemoryFloor
@@ -48,9 +47,6 @@ if TYPE_CHECKING:
 
     from simulators.campaign.queues import Message
 
-CLASSES = ("gateway", "camera", "lab", "kiosk")
-NAMES = ("app", "my_app", "model-7", "Other")
-LEASE_SECONDS = 12 * 3600
 EVENT_TRIES = 5
 QUIET_PASSES = 4
 _PUTS_BACK = frozenset({"DistributeKeyPage", "DistributeKeyTwinEvents"})
@@ -83,7 +79,7 @@ class _Failures(logging.Handler):
         super().close()
 
 
-class Campaign:
+class Campaign(Operators, Trouble):
     """The world of one seed.
 
     Args:
@@ -334,228 +330,6 @@ class Campaign:
         device.certify(has_certificate=self.random.random() < 0.8, valid=valid)
         self.log(f"{device.device_id} certified: {device.certified} {device.valid}")
 
-    # Operators
-
-    def provision(self) -> None:
-        name = self.random.choice(NAMES)
-        self.operate("ProvisionKey", {"key_name": name})
-
-    def rotate(self) -> None:
-        self._operate_on_a_key("RotateKey")
-
-    def revoke(self) -> None:
-        if names := list(self.store.envelopes):
-            name = self.random.choice(names)
-            latest = self.store.state(name).latest
-            version = latest if self.random.random() < 0.4 else max(1, latest - 1)
-            self.operate("RevokeKey", {"key_name": name, "version": version})
-
-    def delete_key(self) -> None:
-        self._operate_on_a_key("DeleteKey")
-
-    def recover_key(self) -> None:
-        if names := list(self.store.deleted):
-            self.operate("RecoverKey", {"key_name": self.random.choice(names)})
-
-    def _operate_on_a_key(self, call: str) -> None:
-        if names := list(self.store.envelopes):
-            self.operate(call, {"key_name": self.random.choice(names)})
-
-    def operate(self, call: str, body: dict[str, object]) -> None:
-        """Ask the app for something, and ask again as a careful client does."""
-        self._key_number += 1
-        headers = {"Idempotency-Key": f"campaign-{self._key_number}"}
-        data = json.dumps(body).encode()
-        for _ in range(self.random.randint(1, 4)):
-            if self._request(call, data, method="POST", headers=headers):
-                return
-
-    def _request(self, call: str, data: bytes, *, method: str, headers: dict[str, str]) -> bool:
-        """Send a request; say whether it is of no use to send it again."""
-        instance = self._idle()
-        if instance is None:
-            return False
-        request = http_request(call, data, method=method, headers=headers)
-        what = data.decode() if len(data) < 100 else f"{len(data)} bytes"
-        answer, done = self._call(instance, call, what, req=request)
-        if not done:
-            return False
-        self.log(f"{call} answered {answer.status_code}")
-        return answer.status_code < 500
-
-    @property
-    def policy_sha256(self) -> bytes:
-        """Digest of the policy in force."""
-        return hashlib.sha256(self.policies.read(unless=None).data).digest()
-
-    def publish(self, grants: Grants) -> None:
-        """Put a policy in force by hand."""
-        stored = self.policies.read(unless=None)
-        self.policies.write(self._write_policy(grants), etag=stored.etag)
-
-    def publish_policy(self) -> None:
-        data = self._write_policy(self._draw_grants())
-        for _ in range(3):
-            if self._request("PublishPolicy", data, method="PUT", headers={}):
-                return
-
-    def _draw_grants(self) -> Grants:
-        """Return another policy, or the same one to be published anew."""
-        if self.oracle.policies.now is not None and self.random.random() < 0.4:
-            return self.oracle.policies.now
-        keys = {}
-        for device_class in CLASSES[:3]:
-            count = self.random.choice([0, 1, 2, len(NAMES)])
-            keys[device_class] = ("*",) if count == len(NAMES) else tuple(self.random.sample(NAMES, count))
-        if not any(keys.values()):
-            keys["gateway"] = ("*",)
-        return Grants(keys=keys, open_to=frozenset({"lab"}))
-
-    def _write_policy(self, grants: Grants) -> bytes:
-        self._serial += 1
-        data = policy_document(
-            grants,
-            serial=self._serial,
-            root_sha256=self.authority.root_sha256,
-            lease_seconds=LEASE_SECONDS,
-        )
-        self._tables[data] = grants
-        self.log(f"policy {self._serial} {grants.keys}")
-        return data
-
-    def switch_device(self) -> None:
-        device_id = DeviceId(self.random.choice(list(self.devices)).partition("/")[0])
-        enabled = self.random.random() < 0.6
-        self.hub.set_status(device_id, enabled=enabled)
-        self.oracle.switched(device_id, enabled=enabled)
-        self.log(f"{device_id} enabled: {enabled}")
-
-    def retag_device(self) -> None:
-        device_id = self._any_device()
-        device_class = self.random.choice([*CLASSES, 7, None])
-        self.hub.write(device_id, {"tags": {"class": device_class}})
-        self.log(f"{device_id} class {device_class!r}")
-
-    def rebind_device(self) -> None:
-        device_id = self._any_device()
-        fingerprint = self.devices[device_id].fingerprint.hex()
-        self.hub.write(device_id, {"tags": {"confidential_packages": {"rebind": fingerprint}}})
-        self.log(f"{device_id} rebound")
-
-    def _any_device(self) -> DeviceId:
-        return self.random.choice(list(self.devices))
-
-    # Another back end, and worse
-
-    def write_beside(self) -> None:
-        """Write what is no concern of the app: the ETag moves all the same."""
-        device_id, number = self._any_device(), self.log.number
-        body = self.random.choice(
-            [{"tags": {"shelf": number}}, {"properties": {"desired": {"rate": number}}}]
-        )
-        self.hub.write(device_id, body)
-        self.log(f"{device_id} written beside: {body}")
-
-    def tamper(self) -> None:
-        """Write what only the app should: old desired, another device's, garbage, nothing."""
-        device_id, other = self._any_device(), self._any_device()
-        wanted = self.random.choice(
-            [
-                *(_of_ours(past) for past in self._past[device_id]),
-                _of_ours(self.hub.store.twin(other).desired.values),
-                {"confidential_package_keys": None, "confidential_package_release": None},
-                {"confidential_package_release": None},
-                {"confidential_package_keys": {"app": "AAAA", "planted": "AAAA"}},
-                {"confidential_package_release": {"v": 2, "cose": "AAAA"}},
-                {"confidential_package_keys": 7},
-            ]
-        )
-        before = _of_ours(self.hub.store.twin(device_id).desired.values)
-        gone = dict.fromkeys(before) if wanted and self.random.random() < 0.5 else {}
-        for body in (gone, wanted):
-            if body:
-                self.hub.write(device_id, {"properties": {"desired": body}})
-        self.oracle.tampered(device_id, "desired")
-        self.log(f"{device_id} tampered with: {sorted(wanted)}")
-
-    def forge_tag(self) -> None:
-        """Write the app's own tag: another device's, one with lies in the note, one of another shape."""
-        device_id, other = self._any_device(), self._any_device()
-        theirs = self.hub.store.twin(other).tags.get("confidential_packages")
-        note = {"context": "0" * 16, "seen": "0" * 16, "seq": 2**50, "until": 253402300799}
-        forged = self.random.choice(
-            [
-                theirs,
-                {"settled": note},
-                {"settled": {"until": 253402300799, "seq": 2**50}},
-                {"settled": "yes", "state": "released"},
-                {"state": "quarantined", "retries": 2},
-                {"retries": 10**6, "state": 7},
-                None,
-                ["released"],
-            ]
-        )
-        self.hub.write(device_id, {"tags": {"confidential_packages": forged}})
-        self.oracle.tampered(device_id, "tag")
-        self.log(f"{device_id} tag forged")
-
-    def poison_twin(self) -> None:
-        """Turn a device's twin into something absurd, or let an absurd one be itself again."""
-        if len(self.hub.overlays) >= 3 or (self.hub.overlays and self.random.random() < 0.5):
-            self._heal(self.random.choice(list(self.hub.overlays)))
-            return
-        device_id, [kind] = self._any_device(), self.random.sample(list(_POISON), 1)
-        self.hub.overlays[device_id] = _POISON[kind]
-        self.log(f"{device_id} poisoned: {kind}")
-
-    def _heal(self, device_id: DeviceId) -> None:
-        """Let a twin be itself again, with the report that such a change comes by."""
-        del self.hub.overlays[device_id]
-        key = self.hub.store.twin(device_id).reported.values.get(PUBLIC_KEY)
-        if key is not None:
-            self.hub.store.patch_reported(device_id, {PUBLIC_KEY: key})
-        self.log(f"{device_id} is itself again")
-
-    # Servers and clocks
-
-    def step_clock(self) -> None:
-        names = [
-            *(instance.name for instance in self.instances),
-            "hub",
-            "vault",
-            f"device {self._any_device()}",
-        ]
-        name = self.random.choice(names)
-        self.time.wrong[name] = self.random.choice(
-            [0, STEP_SECONDS, -STEP_SECONDS, self.random.uniform(-STEP_SECONDS, STEP_SECONDS)]
-        )
-        self.chaos.count("clock step")
-        self.log(f"clock of {name} is off by {self.time.wrong[name]:.0f} s")
-
-    def let_time_pass(self) -> None:
-        self.time.go_on(self.random.choice([60, 600, 3600, 3 * 3600]))
-
-    def take_away(self) -> None:
-        place = self.random.choice(["vault", "audit", "policy", "hub"])
-        self.chaos.send_away(place, self.random.expovariate(1 / 60))
-        self.log(f"{place} goes away")
-
-    def throttle(self) -> None:
-        self.chaos.throttle_hub(self.random.expovariate(1 / 60))
-        self.log("the hub throttles everybody")
-
-    def restart_hub(self) -> None:
-        self.hub.restart()
-        self.chaos.count("hub restarted")
-        self.log("the hub was killed and started again")
-
-    def kill_instance(self) -> None:
-        instance = self._idle()
-        if instance is not None:
-            instance.die()
-            self.chaos.count("instance killed")
-            self.log(f"{instance.name} was killed")
-
     # Coming to rest
 
     def come_to_rest(self, *, passes: int = QUIET_PASSES) -> None:
@@ -643,12 +417,6 @@ _STEPS = {
     "kill_instance": 1,
 }
 """What may happen, and how often in relation to the rest."""
-
-_POISON = poison.kinds()
-
-
-def _of_ours(desired) -> dict[str, object]:
-    return {name: value for name, value in desired.items() if name.startswith("confidential_package_")}
 
 
 def _versions(release) -> dict[KeyName, int]:
