@@ -45,7 +45,8 @@ class AuditRecord:
         event: ``distribute`` ``wrap`` ``provision`` ``import`` ``rotate`` ``advance_rollout``
             ``finish_rollout`` ``abort_rollout`` ``revoke`` ``rewrap`` ``delete`` ``recover`` or
             ``publish_policy``.
-        outcome: ``allowed`` or ``denied``; ``failed`` if it was allowed and could not be done.
+        outcome: ``allowed`` or ``denied``; ``failed`` if it was allowed and nobody could tell that it was
+            done: it may have been, if the answer was lost.
         correlation_id: What finds the request or pass in the logs.
         caller: Who asked, from :func:`caller_of`; None for what the app does by itself.
         device_id: The device, if it is about one.

@@ -155,6 +155,15 @@ class DistributionPass:
                         "correlation_id": self.correlation_id,
                     },
                 )
+            except Exception as error:  # noqa: BLE001 - a defect that one twin brings to light stays its own
+                _LOG.exception(
+                    "distribute_defect",
+                    extra={
+                        "device_id": device_id,
+                        "code": type(error).__name__,
+                        "correlation_id": self.correlation_id,
+                    },
+                )
             told.tell("outcome", outcome)
         telemetry.add(telemetry.DEVICES, outcome=outcome)
         return outcome != "failed"

@@ -1,7 +1,8 @@
 """How much of a twin's room a section takes, counted as the hub counts it.
 
 The hub counts names and values: UTF-8 bytes of text without control characters, 8 for a number, 4 for a
-boolean, nothing for ``null`` and for the braces; its own ``$`` entries are not counted.
+boolean, nothing for ``null`` and for the braces; its own ``$`` entries are not counted. Half of a surrogate
+pair, which JSON can escape and UTF-8 cannot hold, counts as the three bytes that it would take.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ def section_size(value: object) -> int:
         case str():
             # Printable ASCII, as most of it is, is as long as it is.
             plain = value.isascii() and value.isprintable()
-            return len(value) if plain else len(_CONTROL.sub("", value).encode())
+            return len(value) if plain else _utf8_size(_CONTROL.sub("", value))
         case Mapping():
             return sum(
-                len(name.encode()) + section_size(entry)
+                _utf8_size(name) + section_size(entry)
                 for name, entry in value.items()
                 if not name.startswith("$")
             )
@@ -46,3 +47,7 @@ def section_size(value: object) -> int:
             return sum(map(section_size, value))
         case _:
             raise FormatError(f"twin: expected JSON values, found {type(value).__name__}")
+
+
+def _utf8_size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))

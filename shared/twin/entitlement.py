@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 PUBLIC_KEY_MISSING = "public_key_missing"
 """Reason of a device that reports no key: it takes no part."""
 
+REPORT_MALFORMED = "report_malformed"
+"""Reason of a device whose status does not parse."""
+
 _V1_ALGORITHMS = (WrapAlgorithm.RSA_OAEP_256, WrapAlgorithm.RSA1_5)
 
 
@@ -136,7 +139,7 @@ def assess(
     try:
         status = parse_status(twin.reported)
     except FormatError as error:
-        return _denied("report_malformed", str(error), public_key=public_key)
+        return _denied(REPORT_MALFORMED, str(error), public_key=public_key)
     try:
         chain = parse_certificates(twin.reported)
     except FormatError as error:

@@ -8,8 +8,9 @@ Invariants (protocol section 5):
 
 - A denied device never gets a key, and what it holds is taken away: by a signed release without keys, which
   its CPM believes, or by deleting what cannot be signed.
-- A sequence is never used twice: it is above that of the release in desired and above what the device
-  reports, so a twin that was restored from a backup is overtaken.
+- A sequence is never used twice: it is above that of the release in desired, above what the device reports
+  and above what the outcome tag tells of the last release, so a twin that was restored from a backup is
+  overtaken, also while the clock is behind.
 - The same twin, keys, policy and time give the same answer; after the answer's patch was applied, the next
   answer is :class:`Unchanged` until something changes.
 """
@@ -21,9 +22,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shared.twin.budget import DESIRED_BUDGET
-from shared.twin.entitlement import PUBLIC_KEY_MISSING, Denial, Entitled, assess
+from shared.twin.entitlement import PUBLIC_KEY_MISSING, REPORT_MALFORMED, Denial, Entitled, assess
 from shared.twin.held import Held, Outcome, OutcomeState, read_held, read_outcome, read_rebinding
 from shared.twin.plan import Plan, basis_of, fits_for_certain, planned_size
+from shared.twin.settled import read_note
 from shared.types import Fingerprint
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ KEY_NOT_BOUND = "key_not_bound"
 
 NEVER = 253_402_300_799
 """``until`` of what time alone does not change: the last second of the year 9999."""
+
+MAX_CLOCK_ERROR_MS = 86_400_000
+"""How far a clock that a release was made by is taken to be wrong at most, in milliseconds: a day."""
 
 EMPTY_RELEASE_SECONDS = 10 * 365 * 86400
 """How long a release without keys stays valid: a device that was off for years must still believe it."""
@@ -204,12 +209,14 @@ def judge(
     )
     decision = _decide(case, applicant)
     release = _release_after(case, decision)
+    # Rows do not tell all of a report: one that does not parse is looked at until it does.
+    is_malformed = isinstance(applicant.verdict, Denial) and applicant.verdict.reason == REPORT_MALFORMED
     changes = [*applicant.changes, *([] if release is None else [_renewal(*release[1:])])]
     return Verdict(
         decision=decision,
         held=case.held,
         sequence=0 if release is None else release[0],
-        until=min((time for time in changes if time > case.now), default=NEVER),
+        until=0 if is_malformed else min((time for time in changes if time > case.now), default=NEVER),
     )
 
 
@@ -277,7 +284,15 @@ class _Case:
 
     def next_sequence(self) -> int:
         """Return a sequence above all that were used: the last one + 1, or the time if that is more."""
-        return max(self.held.sequence + 1, self.reported_sequence + 1, self.now_ms)
+        return max(self.held.sequence, self.reported_sequence, self._noted_sequence(), self.now_ms - 1) + 1
+
+    def _noted_sequence(self) -> int:
+        """Return what the tag tells of the last release, if that is not too far ahead of the clock.
+
+        Whoever may write tags could use the sequences up for ever otherwise.
+        """
+        note = read_note(self.twin.tags)
+        return 0 if note is None else min(note.sequence, self.now_ms + MAX_CLOCK_ERROR_MS)
 
 
 def _serve(case: _Case, entitled: Entitled) -> Decision:

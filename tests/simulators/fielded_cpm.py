@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cpm import keyring
+from cpm.clock import ProvenClock
 from cpm.custody.software import SoftwareCustody
 from cpm.custody.storage_root import ROOT_BYTES, StorageRoot
 from cpm.state import State
@@ -41,7 +42,7 @@ class FieldedCpm:
         root = StorageRoot(Secret(os.urandom(ROOT_BYTES)))
         self.custody = SoftwareCustody(folder=Path(), root=root, device_key=private_key, fresh=False)
         self.state = State(audience=Audience(audience), device_id=DeviceId(device_id))
-        self._release_keys, self._clock = release_keys, clock
+        self._release_keys, self._clock = release_keys, ProvenClock(clock)
 
     def apply(self, desired: Mapping[str, object]) -> None:
         """Take what a twin's desired holds.

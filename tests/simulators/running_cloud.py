@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 class RunningCloud:
     """A local cloud that runs.
 
+    Args:
+        state: Its folder.
+        options: Further ones of ``local-cloud up``.
+
     Attributes:
         state: Its folder.
         url: Of the function app.
@@ -25,11 +29,12 @@ class RunningCloud:
         http: A client of the function app.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, *options: str) -> None:
         self.state = state
+        self._options = options
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "local_cloud.main", "up", "--state", str(self.state)]
+        command = [sys.executable, "-m", "local_cloud.main", "up", "--state", str(self.state), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self._process.stdout.readline()
         assert line.startswith("ready"), line

@@ -204,6 +204,16 @@ class TestIsolation:
         assert len(fleet.cloud.registry.faults["patch"]) == 100 - 9
         assert "distribute_given_up" in {record.message for record in caplog.records}
 
+    def test_a_twin_that_brings_a_defect_to_light_keeps_no_other_from_its_keys(self, fleet, caplog):
+        fleet.tick()
+        fleet.cloud.registry.faults["read"] = [RecursionError("too deep")]
+        fleet.message("DistributeKeyPage", fleet.queues["distribute-pages"].pop())
+        assert list(states(fleet).values()) == [None, "released", "released"]
+        [page] = [json.loads(text) for text in fleet.queues["distribute-pages"]]
+        assert page["devices"] == ["edge-00"]
+        [told] = [record for record in caplog.records if record.message == "distribute_defect"]
+        assert (told.device_id, told.code) == ("edge-00", "RecursionError")
+
     def test_a_device_that_is_gone_is_dropped(self, fleet):
         fleet.tick()
         fleet.cloud.registry.delete("edge-00")

@@ -228,3 +228,6 @@ class TestSections:
     def test_what_no_twin_holds_has_no_size(self):
         with pytest.raises(FormatError):
             section_size({"x": b"bytes"})
+
+    def test_half_of_a_surrogate_pair_counts_as_three_bytes(self):
+        assert section_size({"\ud83d": "\udfff"}) == 3 + 3

@@ -162,6 +162,30 @@ class TestWhatMakesANewRelease:
         cloud.run()
         assert len(cloud.registry.writes) == writes
 
+    def test_no_sequence_is_used_twice_when_desired_is_restored_while_the_clock_is_behind(self, cloud):
+        """A device that applied the first of two would take the second for a replay, and stay without it."""
+        cloud.enrol()
+        cloud.run()
+        before = cloud.registry.snapshot("edge-01")["desired"]
+        cloud.wait(hours=-1)
+        cloud.class_keys.rotate(APP)
+        cloud.run()
+        first = cloud.release().sequence
+        cloud.registry.overwrite("edge-01", "desired", before)
+        cloud.run()
+        assert cloud.release().sequence > first
+
+    def test_a_sequence_that_the_tag_makes_up_moves_the_next_one_by_a_day_at_most(self, cloud):
+        cloud.enrol()
+        cloud.run()
+        tags = cloud.registry.snapshot("edge-01")["tags"]
+        note = {"context": "", "seen": "", "seq": 2**52 - 1, "until": 0}
+        forged = {**tags, "confidential_packages": {**tags["confidential_packages"], "settled": note}}
+        cloud.registry.overwrite("edge-01", "tags", forged)
+        cloud.class_keys.rotate(APP)
+        cloud.run()
+        assert cloud.release().sequence == int(cloud.seconds() * 1000) + 86_400_000 + 1
+
     @pytest.mark.parametrize(
         "desired",
         [

@@ -49,6 +49,21 @@ def test_a_device_that_was_denied_is_settled_once_it_was_told(cloud):
     assert unsettled(cloud) == []
 
 
+def test_a_device_whose_report_did_not_parse_is_looked_at_until_it_does(cloud, device):
+    """What a row tells of a report is the same before and after: a later pass must find it mended."""
+    cloud.registry.report("edge-01", {"confidential_package_status": {"keys": {"app": {"ver": "none"}}}})
+    cloud.run("edge-01")
+    assert cloud.tag()["reason"] == "report_malformed"
+    cloud.run("edge-01")
+    writes = len(cloud.registry.writes)
+    assert unsettled(cloud) == ["edge-01"]
+    cloud.run()
+    assert len(cloud.registry.writes) == writes
+    cloud.registry.report("edge-01", {"confidential_package_status": {"keys": {"app": None}}})
+    cloud.run()
+    assert cloud.tag()["state"] == "released"
+
+
 def change_class(cloud, device):
     tags = cloud.registry.snapshot("edge-01")["tags"]
     cloud.registry.overwrite("edge-01", "tags", {**tags, "class": "kiosk"})
