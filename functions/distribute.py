@@ -209,7 +209,7 @@ class DistributionPass:
                 audience=plan.audience, device_id=plan.device_id, name=name, version=key.version
             )
             class_key = self.distributor.class_keys.open(name, key.version)
-            wrapped[name] = wrap_key(class_key, plan.public_key, key.algorithm, context=context)
+            wrapped[name] = wrap_key(class_key, plan.recipient, key.algorithm, context=context)
         return wrapped
 
     def _sign(self, plan: Plan, wrapped: Mapping[KeyName, bytes]) -> bytes:

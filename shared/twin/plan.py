@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.encoding import encode_cbor
+from shared.errors import FormatError
 from shared.keys.wrapping import wrapped_size
 from shared.release.document import SIGNATURE_BYTES, Release, ReleasedKey, assemble, encode_claims
 from shared.twin.budget import section_size
@@ -30,7 +31,7 @@ class Plan:
     Args:
         device_id: Device id, or ``device/module``.
         audience: The deployment's id.
-        public_key: What to wrap for.
+        public_key: What to wrap for; None where there are no keys to wrap.
         fingerprint: Of the device key that the release is for: :attr:`public_key`'s, or, in a release without
             keys, that of the key which the device is bound to.
         keys: The class keys; none takes away all that the device holds.
@@ -44,7 +45,7 @@ class Plan:
 
     device_id: DeviceId
     audience: Audience
-    public_key: PublicKey
+    public_key: PublicKey | None
     fingerprint: Fingerprint
     keys: Mapping[KeyName, Entitlement]
     floors: Mapping[KeyName, int]
@@ -53,6 +54,17 @@ class Plan:
     expires_at: int
     policy_sha256: bytes
     is_signed: bool
+
+    @property
+    def recipient(self) -> PublicKey:
+        """What to wrap for.
+
+        Raises:
+            FormatError: The plan has no keys to wrap.
+        """
+        if self.public_key is None:
+            raise FormatError(f"{self.device_id}: a plan without keys has nobody to wrap for")
+        return self.public_key
 
     def release(self, wrapped: Mapping[KeyName, bytes]) -> Release:
         """Return the release to sign.
@@ -106,7 +118,7 @@ def planned_size(twin: Twin, held: Held, plan: Plan, *, key_id: str) -> int:
         key_id: The release key's id, which stands in every release.
     """
     wrapped = {
-        name: bytes(wrapped_size(plan.public_key, key.algorithm, key.key_bytes))
+        name: bytes(wrapped_size(plan.recipient, key.algorithm, key.key_bytes))
         for name, key in plan.keys.items()
     }
     cose = None
