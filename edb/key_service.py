@@ -119,6 +119,11 @@ class KeyService:
         """Return one device; ``device/module`` for a module."""
         return self._get(f"/api/devices/{quote(device_id, safe='/')}")
 
+    def rebind(self, device_id: str, fingerprint: str) -> Document:
+        """Bind a device to the key that it reports now, of this fingerprint; said twice is said once."""
+        body = {"device_id": device_id, "fingerprint": fingerprint}
+        return self._post("/api/RebindDevice", body, again=Again.ALWAYS)
+
     # ── policy ────────────────────────────────────────────────────────────────────────────────────────────
 
     def policy(self) -> PolicyInForce:

@@ -13,6 +13,7 @@ import azure.functions as func
 
 from functions import (
     audit_log,
+    device_binding,
     distribute_key,
     fleet,
     health,
@@ -65,7 +66,7 @@ def http_functions(services: Callable[[], Services], *, audience: Audience) -> l
         services: Puts the services together at the first call.
         audience: The deployment's id.
     """
-    modules = (provision_key, key_lifecycle, wrap_key, fleet, release_policy, audit_log)
+    modules = (provision_key, key_lifecycle, wrap_key, fleet, device_binding, release_policy, audit_log)
     contracts = [each.blueprint(services) for each in modules]
     contracts.append(health.blueprint(services, audience=audience))
     return [*contracts, openapi.blueprint(contracts)]

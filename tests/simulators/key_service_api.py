@@ -195,7 +195,7 @@ class KeyServiceApi:
             raise Refused(404, "key_not_found", f"no class key {name}")
         return self.keys[name]
 
-    def _change(self, call, asked):
+    def _change(self, call, asked):  # noqa: PLR0911 - one line a contract
         name = asked.get("key_name")
         match call:
             case "ProvisionKey" | "ImportKey":
@@ -220,9 +220,21 @@ class KeyServiceApi:
                     raise Refused(404, "key_not_found", f"no deleted class key {name}")
                 self.keys[name] = self.deleted.pop(name)
                 return 200, {"key_name": name}
+            case "RebindDevice":
+                return 200, self._rebind(asked)
             case "RewrapEnvelopes":
                 return 200, self.portions.popleft()
         raise Refused(404, "not_found")
+
+    def _rebind(self, asked):
+        for device in self.devices:
+            if device["device_id"] == asked["device_id"]:
+                if device["reported_key"] != asked["fingerprint"]:
+                    raise Refused(409, "fingerprint_mismatch", f"reports the key {device['reported_key']}")
+                before = device["released"]["fingerprint"]
+                device["released"]["fingerprint"] = asked["fingerprint"]
+                return {**asked, "replaces": None if before == asked["fingerprint"] else before}
+        raise Refused(404, "device_not_found", f"no device {asked['device_id']}")
 
     def _policy(self, method, headers, body):
         etag = None if self.policy is None else f'"{hashlib.sha256(self.policy).hexdigest()[:8]}"'
@@ -253,7 +265,9 @@ def _fits(device, query):
     return all(query.get(name) in (None, device.get(name)) for name in ("state", "reason"))
 
 
-def device(device_id, *, state="released", reason=None, released=None, reported=None, stale=False):
+def device(
+    device_id, *, state="released", reason=None, released=None, reported=None, stale=False, keys=(None, None)
+):
     """Return a device as ``GET /api/devices`` tells it.
 
     Args:
@@ -263,6 +277,7 @@ def device(device_id, *, state="released", reason=None, released=None, reported=
         released: ``(sequence, {key: version}, {key: floor})``.
         reported: ``(sequence, {key: version or error code})``.
         stale: Whether it is silent for too long.
+        keys: Fingerprints of the device key that its release is for, and of the one that it reports.
     """
     told = None
     if reported is not None:
@@ -279,6 +294,7 @@ def device(device_id, *, state="released", reason=None, released=None, reported=
     if released is not None:
         release = {
             "sequence": released[0],
+            "fingerprint": keys[0],
             "issued_at": "2030-01-01T00:00:00Z",
             "expires_at": "2030-02-01T00:00:00Z",
             "keys": released[1],
@@ -292,5 +308,6 @@ def device(device_id, *, state="released", reason=None, released=None, reported=
         "at": "2030-01-01T00:00:00Z",
         "released": release,
         "reported": told,
+        "reported_key": keys[1],
         "stale": stale,
     }

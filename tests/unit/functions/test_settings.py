@@ -166,6 +166,7 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "Devices",
         "Device",
         "DeviceModule",
+        "RebindDevice",
         "Policy",
         "PublishPolicy",
         "Audit",
