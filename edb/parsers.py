@@ -38,6 +38,7 @@ COMMANDS = {
     "keys rewrap": "move class keys under the newest key encryption key",
     "devices list": "list devices with what was decided about them",
     "devices show": "show what a device was released and what it reports",
+    "devices reconcile": "have devices looked at now, and not with the next pass",
     "devices rebind": "bind a device to the key that it reports now",
     "policy check": "check a policy file and warn of what it hardly means; offline",
     "policy explain": "say which rule allows a device or build machine a key, or what fails; offline",

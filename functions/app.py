@@ -20,7 +20,9 @@ from functions import (
     key_lifecycle,
     openapi,
     provision_key,
+    reconcile_devices,
     release_policy,
+    set_aside,
     telemetry,
     vault_events,
     wrap_key,
@@ -53,6 +55,7 @@ def build_app(
     services = _Once(lambda: connect_services(settings))
     app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
     app.register_functions(distribute_key.blueprint(services))
+    app.register_functions(set_aside.blueprint(services))
     app.register_functions(vault_events.blueprint())
     for functions in http_functions(services, audience=settings.audience):
         app.register_functions(functions)
@@ -66,7 +69,16 @@ def http_functions(services: Callable[[], Services], *, audience: Audience) -> l
         services: Puts the services together at the first call.
         audience: The deployment's id.
     """
-    modules = (provision_key, key_lifecycle, wrap_key, fleet, device_binding, release_policy, audit_log)
+    modules = (
+        provision_key,
+        key_lifecycle,
+        wrap_key,
+        fleet,
+        reconcile_devices,
+        device_binding,
+        release_policy,
+        audit_log,
+    )
     contracts = [each.blueprint(services) for each in modules]
     contracts.append(health.blueprint(services, audience=audience))
     return [*contracts, openapi.blueprint(contracts)]

@@ -40,7 +40,7 @@ class AuditRecord:
 
     Args:
         event: ``distribute`` ``wrap`` ``provision`` ``import`` ``rotate`` ``revoke`` ``rewrap`` ``delete``
-            ``recover`` ``publish_policy`` or ``rebind``.
+            ``recover`` ``publish_policy`` ``rebind`` or ``reconcile``.
         outcome: ``allowed`` or ``denied``; ``failed`` if it was allowed and could not be done.
         correlation_id: What finds the request or pass in the logs.
         caller: Who asked, from :func:`caller_of`; None for what the app does by itself.

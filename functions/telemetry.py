@@ -101,7 +101,8 @@ DEVICES = Metric(
     name="edb.devices",
     kind=Kind.COUNTER,
     unit="{device}",
-    what="devices: settled without a step, unchanged, written, denied, over_budget, told, gone or failed",
+    what="devices: settled without a step, unchanged, written, denied, over_budget, told, gone, failed "
+    "or set_aside",
     attributes=("outcome",),
 )
 KEY_CACHE = Metric(
@@ -176,6 +177,8 @@ _CONTRACTS = {
         "WrapKey",
         "keys",
         "devices",
+        "RebindDevice",
+        "ReconcileDevices",
         "policy",
         "audit",
         "health",

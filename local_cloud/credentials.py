@@ -47,6 +47,7 @@ _PROVISION = [
     "Devices",
     "Device",
     "DeviceModule",
+    "ReconcileDevices",
     "Ready",
     "Policy",
     "Audit",

@@ -118,6 +118,31 @@ class DevicesQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileRequest:
+    """``POST /api/ReconcileDevices``: have some devices looked at now."""
+
+    device_ids: tuple[DeviceId, ...] = field(
+        metadata=wire(values.DEVICE_IDS, "Device ids, or device/module; one that is named twice counts once.")
+    )
+
+    @classmethod
+    def parse(cls, body: bytes) -> ReconcileRequest:
+        """Read the body.
+
+        Raises:
+            FormatError: :class:`shared.wire.request_fields.InvalidRequestError` with every fault.
+        """
+        return read_object(cls, Fields(body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileAnswer:
+    """200 of ReconcileDevices."""
+
+    devices: int = field(metadata=wire(values.COUNT, "How many were put on the queue."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RebindRequest:
     """``POST /api/RebindDevice``: bind a device's id to the key that it reports now."""
 

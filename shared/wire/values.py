@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from shared.encoding import encode_base64
 from shared.errors import FormatError
-from shared.types import MAX_KEY_VERSION, Fingerprint, WrapAlgorithm, parse_device_id
+from shared.types import MAX_KEY_VERSION, DeviceId, Fingerprint, WrapAlgorithm, parse_device_id
 from shared.wire import request_fields as read
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ _Value = TypeVar("_Value")
 
 MAX_PAGE = 1000
 """Entries of one page at most."""
+
+MAX_DEVICES = 100
+"""Devices that are named in one request at most."""
 
 MAX_SEQUENCE = 10**15 - 1
 """Highest number of an entry of the audit chain."""
@@ -89,6 +92,12 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object, str], st
         return found
 
     return check
+
+
+def _device_ids(value: object, where: str) -> tuple[DeviceId, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_DEVICES:
+        raise FormatError(f"{where}: expected 1 to {MAX_DEVICES} device ids")
+    return tuple(parse_device_id(each, where=f"{where}/{number}") for number, each in enumerate(value))
 
 
 _fingerprint = _matching(_FINGERPRINT, "64 hex digits in lower case, a SHA-256")
@@ -169,6 +178,15 @@ DEVICE_ID = Value(
 DEVICE_OR_MODULE_ID = Value(
     schema={"type": "string", "pattern": _DEVICE_OR_MODULE_PATTERN, "examples": ["edge-01", "edge-01/agent"]},
     read=lambda value, where: parse_device_id(value, where=where),
+)
+DEVICE_IDS: Value[tuple[DeviceId, ...]] = Value(
+    schema={
+        "type": "array",
+        "items": DEVICE_OR_MODULE_ID.schema,
+        "minItems": 1,
+        "maxItems": MAX_DEVICES,
+    },
+    read=_device_ids,
 )
 FINGERPRINT: Value[Fingerprint] = Value(
     schema={"type": "string", "pattern": "^[0-9a-f]{64}$"},

@@ -518,6 +518,16 @@ def test_a_device_that_reports_no_key_is_not_asked_about(unbound, call):
     assert json.loads(done.stdout)["code"] == "key_not_reported"
 
 
+def test_many_devices_are_reconciled_as_many_at_once_as_the_service_takes(api, call):
+    names = [f"edge-{number}" for number in range(101)]
+    done = call("devices", "reconcile", *names)
+    refused = call("devices", "reconcile", "a/b/c")
+
+    assert (done.returncode, done.stdout) == (0, "101 on the queue\n")
+    assert api.reconciled == [names[:100], names[100:]]
+    assert refused.returncode == 1
+
+
 def test_answers_that_break_the_contract_are_malformed(api, call):
     api.devices = [{"device_id": "edge-01", "released": [1]}]
 
@@ -752,6 +762,17 @@ def test_the_last_records_are_shown(audited, call):
         ["5", "2030-01-01T00:00:00.000000Z", "wrap", "allowed", "function-key", "app_4"],
     ]
     assert [json.loads(line)["seq"] for line in lines] == [4, 5]
+
+
+def test_records_of_one_outcome_are_shown_alone(audited, call):
+    audited.record(event="distribute", outcome="failed", device_id="edge-07", reason="vault_unavailable")
+    audited.record(event="wrap", outcome="allowed")
+
+    shown = call("audit", "tail", "-n", "1", "--outcome", "failed", "--json")
+
+    assert shown.returncode == 0, shown.stderr
+    [line] = shown.stdout.splitlines()
+    assert json.loads(line)["record"]["device_id"] == "edge-07"
 
 
 def test_following_shows_records_as_they_come(audited, call):

@@ -42,6 +42,7 @@ class KeyServiceApi:
         lost: How many answers are lost on their way, after the work was done.
         refusals: What the next requests are refused with.
         portions: What RewrapEnvelopes answers, one after the other.
+        reconciled: The devices of each ReconcileDevices.
         on_devices: Called before the devices are answered, as time goes by.
     """
 
@@ -50,6 +51,7 @@ class KeyServiceApi:
         self.keys: dict[str, dict[str, object]] = {}
         self.deleted: dict[str, dict[str, object]] = {}
         self.devices: list[dict[str, object]] = []
+        self.reconciled: list[list[str]] = []
         self.policy: bytes | None = None
         self.audit: list[dict[str, object]] = []
         self.ready = True
@@ -195,7 +197,7 @@ class KeyServiceApi:
             raise Refused(404, "key_not_found", f"no class key {name}")
         return self.keys[name]
 
-    def _change(self, call, asked):  # noqa: PLR0911 - one line a contract
+    def _change(self, call, asked):  # noqa: C901, PLR0911 - one line a contract
         name = asked.get("key_name")
         match call:
             case "ProvisionKey" | "ImportKey":
@@ -220,6 +222,9 @@ class KeyServiceApi:
                     raise Refused(404, "key_not_found", f"no deleted class key {name}")
                 self.keys[name] = self.deleted.pop(name)
                 return 200, {"key_name": name}
+            case "ReconcileDevices":
+                self.reconciled.append(asked["device_ids"])
+                return 200, {"devices": len(asked["device_ids"])}
             case "RebindDevice":
                 return 200, self._rebind(asked)
             case "RewrapEnvelopes":

@@ -167,6 +167,7 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "Device",
         "DeviceModule",
         "RebindDevice",
+        "ReconcileDevices",
         "Policy",
         "PublishPolicy",
         "Audit",
@@ -176,6 +177,8 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "DistributeKeyTimer",
         "DistributeKeyPass",
         "DistributeKeyPage",
+        "DistributeKeyPagePoison",
+        "DistributeKeyPassPoison",
         "DistributeKeyTwinEvents",
         "DistributeKeyVaultEvents",
     }
