@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 import httpx
+from simulators.hub_devices import HubDevices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,19 +18,32 @@ if TYPE_CHECKING:
 class RunningCloud:
     """A local cloud that runs.
 
+    Args:
+        state: Its folder.
+        app: Another function app than the project's.
+        policy: The release policy; by default the local cloud's own.
+
     Attributes:
         state: Its folder.
         url: Of the function app.
         keys: The function keys by name.
         ca_file: What TLS is trusted by.
         http: A client of the function app.
+        devices: The hub's.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(
+        self, state: Path, *, app: Path | None = None, policy: dict[str, object] | None = None
+    ) -> None:
         self.state = state
+        self._options = [] if app is None else ["--app", str(app)]
+        self._policy = policy
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "local_cloud.main", "up", "--state", str(self.state)]
+        if self._policy is not None:
+            self.state.mkdir(mode=0o700)
+            (self.state / "policy.json").write_text(json.dumps(self._policy))
+        command = [sys.executable, "-m", "local_cloud.main", "up", "--state", str(self.state), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self._process.stdout.readline()
         assert line.startswith("ready"), line
@@ -37,6 +51,11 @@ class RunningCloud:
         self.url = self.description["functions"]["url"]
         self.keys = self.description["functions"]["keys"]
         self.ca_file = self.description["hub"]["ca_file"]
+        self.devices = HubDevices(
+            self.description["hub"]["service_connection_string"],
+            device_host=self.description["hub"]["host"],
+            ca_file=self.ca_file,
+        )
         trust = ssl.create_default_context(cafile=self.ca_file)
         self.http = httpx.Client(base_url=self.url, verify=trust, timeout=120)
         return self
