@@ -4,7 +4,10 @@ import secrets
 import threading
 
 import pytest
+from simulators.cloud import APP, Cloud
+from simulators.fleet import Device
 from simulators.hub_devices import HubDevices
+from simulators.meeting_registry import run_at_once
 from simulators.registry import MemoryRegistry
 
 from functions.adapters.iot_hub import HubTwinRegistry
@@ -250,3 +253,22 @@ def test_several_threads_may_use_it(registry, device):
     for thread in threads:
         thread.join(30)
     assert found == ["enabled"] * 4
+
+
+def test_of_passes_that_have_all_read_a_twin_one_writes_it(hub):
+    cloud = Cloud()
+    cloud.registry = hub.registry
+    cloud.class_keys.provision(APP, bits=256)
+    fleet = [DeviceId(f"edge-{secrets.token_hex(4)}") for _ in range(4)]
+    for device_id in fleet:
+        hub.enrol(device_id, tags={"class": "gateway"})
+        hub.report(device_id, Device.make(cloud.authority, device_id).report())
+    before = {device_id: hub.registry.read(device_id).desired["$version"] for device_id in fleet}
+
+    assert run_at_once(cloud, fleet, passes=3) == []
+
+    assert cloud.registry.conflicts == 2 * len(fleet)
+    for device_id in fleet:
+        twin = hub.registry.read(device_id)
+        assert twin.desired["$version"] == before[device_id] + 1
+        assert twin.tags["confidential_packages"]["state"] == "released"

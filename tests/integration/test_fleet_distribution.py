@@ -85,3 +85,95 @@ def test_a_page_whose_worker_is_killed_is_taken_up_again_and_no_device_is_writte
         recorded = Counter(record["device_id"] for record in told)
         # On record twice is what was recorded and not written when the process died, and nothing else.
         assert sorted(recorded.values()) == [1] * (len(names) - 2) + [2] * 2
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory):
+    """A cloud at work, with one class key."""
+    with RunningCloud(tmp_path_factory.mktemp("cloud") / "state", policy=policy()) as running:
+        running.provision(KEY_NAME)
+        yield running
+
+
+@pytest.fixture
+def eventually_shown(cloud, eventually):
+    """Wait until a device's state and reason are these; returns all that is shown of it."""
+
+    def wait(device_id, state, reason=None, **more):
+        def is_so():
+            found = shown(cloud, device_id)
+            return (found["state"], found["reason"]) == (state, reason) and all(
+                found[name] == value for name, value in more.items()
+            )
+
+        eventually(is_so, seconds=120, what=f"{device_id}: {state} {reason}")
+        return shown(cloud, device_id)
+
+    return wait
+
+
+def rebind(cloud, device, **options):
+    fingerprint = device.public_key.fingerprint.hex()
+    body = {"device_id": device.device_id, "fingerprint": fingerprint}
+    return cloud.call("RebindDevice", body, **options)
+
+
+def came_back_with_another_key(cloud, device_id):
+    """Report another key under a device's id, as whoever has its connection string can."""
+    other = Device.make(AUTHORITY, device_id)
+    other.certificates_der = None
+    cloud.devices.report(device_id, other.report())
+    return other
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("device_id", ["bound-01", "bound-02/agent"])
+def test_a_device_or_module_with_another_key_is_denied_until_an_operator_binds_it(
+    cloud, eventually_shown, device_id
+):
+    if "/" in device_id:
+        cloud.devices.enrol(device_id.partition("/")[0])
+    first = joined(cloud, device_id)
+    eventually_shown(device_id, "released")
+    other = came_back_with_another_key(cloud, device_id)
+    denied = eventually_shown(device_id, "denied", "key_not_bound")
+    assert denied["released"]["keys"] == {}
+    assert denied["released"]["fingerprint"] == first.public_key.fingerprint.hex()
+    assert denied["reported_key"] == other.public_key.fingerprint.hex()
+
+    assert rebind(cloud, other, key="provision").status_code == 401
+    assert rebind(cloud, first, key="admin").json()["code"] == "fingerprint_mismatch"
+    done = rebind(cloud, other, key="admin")
+
+    assert (done.status_code, done.json()["replaces"]) == (200, first.public_key.fingerprint.hex())
+    bound = eventually_shown(device_id, "released")
+    assert bound["released"]["keys"] == {KEY_NAME: 1}
+    assert bound["released"]["fingerprint"] == other.public_key.fingerprint.hex()
+    assert "rebind" not in cloud.devices.twin(device_id).tags["confidential_packages"]
+
+
+@pytest.mark.timeout(600)
+def test_a_device_that_is_disabled_loses_its_keys_and_gets_them_back(cloud, eventually_shown):
+    joined(cloud, "disabled-01")
+    eventually_shown("disabled-01", "released")
+    cloud.devices.set_status("disabled-01", "disabled")
+    assert cloud.call("ReconcileDevices", {"device_ids": ["disabled-01"]}).status_code == 200
+    denied = eventually_shown("disabled-01", "denied", "device_disabled", status="disabled")
+    assert denied["released"]["keys"] == {}
+    cloud.devices.set_status("disabled-01", "enabled")
+    assert cloud.call("ReconcileDevices", {"device_ids": ["disabled-01"]}).status_code == 200
+    assert eventually_shown("disabled-01", "released")["released"]["keys"] == {KEY_NAME: 1}
+
+
+@pytest.mark.timeout(600)
+def test_a_device_that_was_deleted_and_made_again_is_bound_to_its_new_key(cloud, eventually_shown):
+    first = joined(cloud, "again-01")
+    eventually_shown("again-01", "released")
+    cloud.devices.delete("again-01")
+    assert cloud.call("devices/again-01").json()["code"] == "device_not_found"
+    second = joined(cloud, "again-01")
+    told = eventually_shown("again-01", "released")
+    assert told["released"]["fingerprint"] == second.public_key.fingerprint.hex()
+    assert first.public_key.fingerprint != second.public_key.fingerprint
+    came_back_with_another_key(cloud, "again-01")
+    eventually_shown("again-01", "denied", "key_not_bound")
