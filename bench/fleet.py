@@ -81,6 +81,7 @@ class Fleet:
             audit=AuditLog(AuditChain(MemorySegments()), now=lambda: datetime.now(UTC)),
             trust=authority.trust,
             now=lambda: datetime.now(UTC),
+            renewed=lambda: self.distributor,
         )
 
     def provision(self, count: int) -> list[KeyName]:

@@ -78,6 +78,7 @@ class Services:
             audit=self.audit,
             trust=self.trust,
             now=self.now,
+            renewed=lambda: self.distributor,
         )
 
 

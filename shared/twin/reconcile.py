@@ -301,10 +301,11 @@ class _Case:
 
 def _serve(case: _Case, entitled: Entitled) -> Decision:
     """Decide for a device of version 2 that may hold ``entitled``."""
-    if not entitled.keys and case.held.is_empty and case.reported_sequence == 0:
-        return Unchanged(outcome=case.told)  # it was never released anything, and there is nothing to release
-    cause = _difference(case, entitled)
     released = Outcome(state=OutcomeState.RELEASED)
+    if not entitled.keys and case.held.is_empty and case.reported_sequence == 0:
+        # It was never released anything, and there is nothing to release; an older denial holds no more.
+        return Unchanged(outcome=None) if case.told is None else _tell(case, released)
+    cause = _difference(case, entitled)
     if cause is None and _failed_to_unwrap(case):
         retries = case.told.retries if case.told is not None else 0
         if retries >= MAX_RETRIES:

@@ -359,6 +359,21 @@ class TestDenial:
         assert set(cloud.wrapped()) == {APP}
         assert cloud.tag() == {"state": "released", "at": "2030-05-17T12:00:00Z"}
 
+    def test_a_denial_is_told_no_more_once_the_policy_allows_and_there_is_nothing_to_release(self, cloud):
+        cloud.enrol()
+        cloud.registry.overwrite("edge-01", "tags", {"class": "kiosk"})
+        cloud.run()
+        assert cloud.tag()["state"] == "denied"
+        cloud.class_keys.revoke(APP, 1)
+        tags = {**cloud.registry.snapshot("edge-01")["tags"], "class": "gateway"}
+        cloud.registry.overwrite("edge-01", "tags", tags)
+        cloud.run()
+        assert cloud.tag()["state"] == "released"
+        assert cloud.registry.snapshot("edge-01")["desired"] == {}
+        writes = len(cloud.registry.writes)
+        cloud.run("edge-01")
+        assert len(cloud.registry.writes) == writes
+
     def test_a_twin_that_takes_no_part_is_left_alone(self, cloud):
         cloud.registry.enrol("thermostat")
         cloud.run("thermostat")
