@@ -133,7 +133,7 @@ class StressedFleet:
 
     def enable(self, name, enabled):
         if self.truth[name].exists:
-            self.hub._documents[name]["status"] = "enabled" if enabled else "disabled"
+            self.hub.set_status(name, "enabled" if enabled else "disabled")
             self._is(name, enabled=enabled)
 
     def come_with(self, name, identity):
