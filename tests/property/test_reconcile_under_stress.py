@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from simulators.stressed_fleet import IDENTITIES, KEYS, NAMES, StressedFleet
 
 STRESS = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 names = st.sampled_from(NAMES)
@@ -56,11 +56,35 @@ hooks = st.one_of(
 )
 
 
+EDGE = NAMES[0]
+NO_CERTIFICATES = ("publish", "gateway", False)
+WORK = ("work", NAMES)
+CERTIFIED, UNCERTIFIED = 1, 2
+
+
 @STRESS
 @given(st.lists(events, max_size=12), st.lists(hooks, max_size=20))
+@example([NO_CERTIFICATES, ("come_with", EDGE, UNCERTIFIED), WORK], [])
+@example([("garble", EDGE, "device_public_key", "AAAA"), WORK, ("come_with", EDGE, UNCERTIFIED)], [])
+@example([("garble", EDGE, "device_public_key", None), WORK, ("come_with", EDGE, UNCERTIFIED)], [])
+@example(
+    [
+        NO_CERTIFICATES,
+        ("come_with", EDGE, UNCERTIFIED),
+        ("rebind", EDGE),
+        WORK,
+        ("come_with", EDGE, CERTIFIED),
+        WORK,
+        ("come_with", EDGE, UNCERTIFIED),
+    ],
+    [],
+)
+@example([("rotate", KEYS[0]), WORK], [("crash",), ("crash after",), ("conflict",), ("throttled",)] * 3)
+@example([("rotate", KEYS[0]), WORK], [None, ("event", ("retag", EDGE, "kiosk"))])
 def test_whatever_happens_every_write_holds_and_the_fleet_comes_to_rest(happened, hooked):
     fleet = StressedFleet()
     fleet.provision(KEYS[0])
+    fleet.settle()
     fleet.hooks = list(hooked)
     for event in happened:
         fleet.do(event)

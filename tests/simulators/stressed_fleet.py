@@ -53,12 +53,22 @@ class Crash(BaseException):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truth:
-    """What really is so about a device; ``identity`` is its place in :data:`IDENTITIES`."""
+    """What really is so about a device.
+
+    Args:
+        exists: The hub knows it.
+        enabled: The hub lets it in.
+        kind: Its tag.
+        readable: What it reports parses, and is all there but for the certificate.
+        shows: It reports its certificate.
+        identity: Its place in :data:`IDENTITIES`.
+    """
 
     exists: bool = True
     enabled: bool = True
     kind: str = "gateway"
     readable: bool = True
+    shows: bool = True
     identity: int = 0
 
 
@@ -143,7 +153,7 @@ class StressedFleet:
             self.truth[name] = Truth()
         device, _ = IDENTITIES[name][identity]
         self.hub.report(name, {"device_cert": None, **device.report(sequence=self._reported_sequence(name))})
-        self._is(name, identity=identity, readable=True)
+        self._is(name, identity=identity, readable=True, shows=True)
 
     def delete(self, name):
         if self.truth[name].exists:
@@ -154,15 +164,18 @@ class StressedFleet:
     def garble(self, name, field, value):
         if self.truth[name].exists:
             self.hub.report(name, {field: value})
-            # Without a certificate it is as good as one that nobody vouches for.
-            self._is(name, readable=False)
+            if (field, value) == ("device_cert", None):
+                self._is(name, shows=False)
+            else:
+                self._is(name, readable=False)
 
     def plant(self, name, desired):
         if self.truth[name].exists:
             section = {**self.hub.snapshot(name)["desired"], **desired}
             self.hub.overwrite(name, "desired", section)
-            if "confidential_package_release" in desired:
-                self.bound[name] = None  # who may write desired may take away what binds
+            # Who may write desired may take away what binds; a section that does not parse holds no release.
+            if not isinstance(desired.get("confidential_package_keys"), dict):
+                self.bound[name] = None
 
     def rebind(self, name):
         """Say what RebindDevice says, for the key that the device reports."""
@@ -212,13 +225,17 @@ class StressedFleet:
     def fingerprint(self, name) -> bytes:
         return self.device(name).public_key.fingerprint
 
+    def known(self, name, truth: Truth) -> tuple[bytes, bool]:
+        """Return the fingerprint that a device reports, and whether a certificate vouches for it."""
+        device, certified = IDENTITIES[name][truth.identity]
+        return device.public_key.fingerprint, certified and truth.shows
+
     def wrapped(self, name):
         return parse_desired(self.hub.snapshot(name)["desired"]).wrapped
 
     def may_hold(self, name, truth: Truth, rules: Rules) -> bool:
         """Say whether a device may hold keys, from what is true about it."""
-        device, certified = IDENTITIES[name][truth.identity]
-        fingerprint = device.public_key.fingerprint
+        fingerprint, certified = self.known(name, truth)
         allowed = truth.exists and truth.readable and truth.enabled and truth.kind == rules.kind
         its_own = certified or self.bound[name] in {None, fingerprint} or self.word[name] == fingerprint
         return allowed and its_own and (certified or not rules.certificates)
@@ -279,8 +296,7 @@ class StressedRegistry:
         self.fleet.hub.patch(device_id, patch, etag=etag)
         if "properties" in patch:
             self._hold_to_the_truth(device_id)
-        if "rebind" not in self.fleet.hub.snapshot(device_id)["tags"].get("confidential_packages", {}):
-            self.fleet.word[device_id] = None
+        self.fleet.word[device_id] = None  # an operator's word holds for one decision
         if dies_after:
             raise Crash
 
@@ -308,8 +324,7 @@ class StressedRegistry:
             assert fleet.bound[name] is None
             return
         truth, rules = self._seen[self.level, name], fleet.rules[release.policy_sha256.hex()]
-        device, certified = IDENTITIES[name][truth.identity]
-        fingerprint = device.public_key.fingerprint
+        fingerprint, certified = fleet.known(name, truth)
         # An id is bound until its owner shows a certificate or an operator says otherwise.
         if fleet.bound[name] not in {None, release.fingerprint}:
             assert release.fingerprint == fingerprint
