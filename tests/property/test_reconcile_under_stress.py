@@ -80,6 +80,7 @@ CERTIFIED, UNCERTIFIED = 1, 2
     [],
 )
 @example([("rotate", KEYS[0]), WORK], [("crash",), ("crash after",), ("conflict",), ("throttled",)] * 3)
+@example([("come_with", EDGE, CERTIFIED), WORK], [])
 @example([("rotate", KEYS[0]), WORK], [None, ("event", ("retag", EDGE, "kiosk"))])
 def test_whatever_happens_every_write_holds_and_the_fleet_comes_to_rest(happened, hooked):
     fleet = StressedFleet()
@@ -105,6 +106,7 @@ def test_whatever_happens_every_write_holds_and_the_fleet_comes_to_rest(happened
         states = {key: fleet.cloud.store.state(key) for key in fleet.cloud.store.envelopes}
         wanted = {key: state.latest for key, state in states.items() if state.latest >= state.floor}
         assert released == wanted
+        assert not wrapped or fleet.bound[name] == fleet.fingerprint(name)
         assert tag is None or tag["state"] in {"released", "quarantined"}
 
     writes, signatures = len(fleet.hub.writes), fleet.cloud.signer.signatures
