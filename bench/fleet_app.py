@@ -59,6 +59,7 @@ class Fleet:
             audit=AuditLog(AuditChain(LastSegment(self.meter)), now=lambda: datetime.now(UTC)),
             trust=authority.trust,
             now=lambda: datetime.now(UTC),
+            renewed=lambda: self.distributor,
         )
 
     def provision(self, numbers: range) -> list[KeyName]:

@@ -184,9 +184,10 @@ class ClassKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """The release that stands in a device's twin: sequence, versions and floors by class key."""
+    """The release that stands in a device's twin: for which device key, versions and floors by class key."""
 
     sequence: int
+    fingerprint: str | None
     issued_at: str | None
     expires_at: str | None
     keys: Mapping[str, int]
@@ -222,6 +223,7 @@ class Device:
     stale: bool
     released: Released | None
     reported: Reported | None
+    reported_key: str | None
 
     @classmethod
     def read(cls, value: object) -> Device:
@@ -241,12 +243,14 @@ class Device:
             stale=fields.get("stale", bool) or False,
             released=None if released is None else _released(released),
             reported=None if reported is None else _reported(reported),
+            reported_key=fields.get("reported_key", str),
         )
 
 
 def _released(fields: Fields) -> Released:
     return Released(
         sequence=fields.need("sequence", int),
+        fingerprint=fields.get("fingerprint", str),
         issued_at=fields.get("issued_at", str),
         expires_at=fields.get("expires_at", str),
         keys=fields.numbers("keys"),

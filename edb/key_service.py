@@ -15,7 +15,7 @@ from shared.errors import FormatError, NotFound, TransportError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shared.rollout import Rollout
     from shared.types import KeyName
@@ -139,6 +139,15 @@ class KeyService:
     def device(self, device_id: str) -> Document:
         """Return one device; ``device/module`` for a module."""
         return self._get(f"/api/devices/{quote(device_id, safe='/')}")
+
+    def reconcile(self, device_ids: Sequence[str]) -> Document:
+        """Have up to 100 devices reconciled at once."""
+        return self._post("/api/ReconcileDevices", {"device_ids": list(device_ids)}, again=Again.ALWAYS)
+
+    def rebind(self, device_id: str, fingerprint: str) -> Document:
+        """Bind a device to the key that it reports now, of this fingerprint; said twice is said once."""
+        body = {"device_id": device_id, "fingerprint": fingerprint}
+        return self._post("/api/RebindDevice", body, again=Again.ALWAYS)
 
     # ── policy ────────────────────────────────────────────────────────────────────────────────────────────
 

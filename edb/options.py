@@ -69,10 +69,23 @@ def confirm(options: argparse.Namespace, question: str) -> None:
         UsageError: There is nobody to ask.
         EdbError: ``not_confirmed``.
     """
-    if options.yes:
-        return
+    if not options.yes:
+        ask(question, hint="--yes says that it is meant")
+
+
+def ask(question: str, *, hint: str) -> None:
+    """Ask on the terminal.
+
+    Args:
+        question: To be answered with yes.
+        hint: What to do where there is no terminal.
+
+    Raises:
+        UsageError: There is nobody to ask.
+        EdbError: ``not_confirmed``.
+    """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(f"{question} nobody is there to ask", hint="--yes says that it is meant")
+        raise UsageError(f"{question} nobody is there to ask", hint=hint)
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:

@@ -20,7 +20,7 @@ PROGRAM = "edb"
 
 GROUPS = {
     "keys": "make, change and watch class keys",
-    "devices": "see what devices hold, and why not",
+    "devices": "see what devices hold, and why not; let a key change",
     "policy": "check, explain and publish the release policy",
     "audit": "read the audit log and verify its chain",
 }
@@ -39,6 +39,8 @@ COMMANDS = {
     "keys rewrap": "move class keys under the newest key encryption key",
     "devices list": "list devices with what was decided about them",
     "devices show": "show what a device was released and what it reports",
+    "devices reconcile": "have devices looked at now, and not with the next pass",
+    "devices rebind": "bind a device to the key that it reports now",
     "policy check": "check a policy file and warn of what it hardly means; offline",
     "policy explain": "say which rule allows a device or build machine a key, or what fails; offline",
     "policy show": "print the policy that is in force",

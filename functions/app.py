@@ -13,6 +13,7 @@ import azure.functions as func
 
 from functions import (
     audit_log,
+    device_binding,
     distribute_key,
     fleet,
     health,
@@ -20,8 +21,10 @@ from functions import (
     key_lifecycle,
     openapi,
     provision_key,
+    reconcile_devices,
     release_policy,
     rollout,
+    set_aside,
     telemetry,
     vault_events,
     wrap_key,
@@ -54,6 +57,7 @@ def build_app(
     services = _Once(lambda: connect_services(settings))
     app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
     app.register_functions(distribute_key.blueprint(services))
+    app.register_functions(set_aside.blueprint(services))
     app.register_functions(vault_events.blueprint())
     for functions in http_functions(services, audience=settings.audience):
         app.register_functions(functions)
@@ -67,7 +71,18 @@ def http_functions(services: Callable[[], Services], *, audience: Audience) -> l
         services: Puts the services together at the first call.
         audience: The deployment's id.
     """
-    modules = (provision_key, key_lifecycle, rollout, wrap_key, fleet, holders, release_policy, audit_log)
+    modules = (
+        provision_key,
+        key_lifecycle,
+        rollout,
+        wrap_key,
+        fleet,
+        holders,
+        reconcile_devices,
+        device_binding,
+        release_policy,
+        audit_log,
+    )
     contracts = [each.blueprint(services) for each in modules]
     contracts.append(health.blueprint(services, audience=audience))
     return [*contracts, openapi.blueprint(contracts)]

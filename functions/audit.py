@@ -43,8 +43,8 @@ class AuditRecord:
 
     Args:
         event: ``distribute`` ``wrap`` ``provision`` ``import`` ``rotate`` ``advance_rollout``
-            ``finish_rollout`` ``abort_rollout`` ``revoke`` ``rewrap`` ``delete`` ``recover`` or
-            ``publish_policy``.
+            ``finish_rollout`` ``abort_rollout`` ``revoke`` ``rewrap`` ``delete`` ``recover``
+            ``publish_policy`` ``rebind`` or ``reconcile``.
         outcome: ``allowed`` or ``denied``; ``failed`` if it was allowed and nobody could tell that it was
             done: it may have been, if the answer was lost.
         correlation_id: What finds the request or pass in the logs.

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 import azure.functions as func
 
-from functions.endpoint import PASSES_QUEUE, QUEUE_CONNECTION, Answer, MethodNotAllowedError, respond
+from functions.endpoint import (
+    PAGES_QUEUE,
+    PASSES_QUEUE,
+    QUEUE_CONNECTION,
+    Answer,
+    MethodNotAllowedError,
+    respond,
+)
 from shared.wire.objects import encode
 
 if TYPE_CHECKING:
@@ -80,6 +87,7 @@ class Contract:
         needs_master_key: Whether that has to be the master key.
         needs_cloud: Whether it asks the vault or the hub.
         asks_for_pass: Whether it may put a message on the queue of distribution passes.
+        asks_for_page: Whether it may put one on the queue of pages, of devices to be reconciled, instead.
         is_repeatable: Whether it heeds the header ``Idempotency-Key``.
         refused: Methods that are taken to be refused with 405 by the app itself.
     """
@@ -104,6 +112,7 @@ class Contract:
     needs_master_key: bool = False
     needs_cloud: bool = True
     asks_for_pass: bool = False
+    asks_for_page: bool = False
     is_repeatable: bool = False
     refused: tuple[str, ...] = ()
 
@@ -137,11 +146,13 @@ class Call:
         request: The host's.
         correlation_id: What finds it in the logs.
         put_pass: Puts a message on the queue of distribution passes.
+        put_page: Puts a message on the queue of pages.
     """
 
     request: func.HttpRequest
     correlation_id: str
     put_pass: Callable[[str], None]
+    put_page: Callable[[str], None]
 
     @property
     def body(self) -> bytes:
@@ -195,6 +206,10 @@ class HttpFunctions(func.Blueprint):
                 function = self.queue_output(
                     arg_name="passes", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION
                 )(function)
+            if contract.asks_for_page:
+                function = self.queue_output(
+                    arg_name="pages", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION
+                )(function)
             function = self.route(
                 route=contract.route,
                 methods=[*contract.refused, contract.method],
@@ -209,11 +224,17 @@ class HttpFunctions(func.Blueprint):
 def _function_of(contract: Contract, act: _Serves) -> Callable[..., Any]:
     """Return the function that the host calls; its arguments' names and types are those of the bindings."""
 
-    def answer(request: func.HttpRequest, put_pass: Callable[[str], None]) -> func.HttpResponse:
+    def answer(
+        request: func.HttpRequest,
+        *,
+        put_pass: Callable[[str], None] = _unasked,
+        put_page: Callable[[str], None] = _unasked,
+    ) -> func.HttpResponse:
         def serve(correlation_id: str) -> Answer:
             if request.method in contract.refused:
                 raise MethodNotAllowedError(contract.method)
-            given = act(Call(request=request, correlation_id=correlation_id, put_pass=put_pass))
+            call = Call(request=request, correlation_id=correlation_id, put_pass=put_pass, put_page=put_page)
+            given = act(call)
             if isinstance(given, Answer):
                 return given
             document = given if isinstance(given, dict) else encode(given)
@@ -222,15 +243,22 @@ def _function_of(contract: Contract, act: _Serves) -> Callable[..., Any]:
         return respond(request, serve)
 
     def with_passes(req: func.HttpRequest, passes: func.Out[str]) -> func.HttpResponse:
-        return answer(req, passes.set)
+        return answer(req, put_pass=passes.set)
 
-    def without_passes(req: func.HttpRequest) -> func.HttpResponse:
-        return answer(req, _no_passes)
+    def with_pages(req: func.HttpRequest, pages: func.Out[str]) -> func.HttpResponse:
+        return answer(req, put_page=pages.set)
 
-    function: Callable[..., func.HttpResponse] = with_passes if contract.asks_for_pass else without_passes
+    def alone(req: func.HttpRequest) -> func.HttpResponse:
+        return answer(req)
+
+    function: Callable[..., func.HttpResponse] = alone
+    if contract.asks_for_pass:
+        function = with_passes
+    elif contract.asks_for_page:
+        function = with_pages
     function.__name__ = contract.name
     return function
 
 
-def _no_passes(_message: str) -> None:
-    raise AssertionError("the contract says that it asks for no pass")
+def _unasked(_message: str) -> None:
+    raise AssertionError("the contract says that it puts nothing on this queue")

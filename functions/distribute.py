@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shared.certificates import TrustStore
     from shared.keys.store import ClassKeyState
     from shared.policy.document import Policy
+    from shared.twin.held import Held
     from shared.twin.plan import Plan
     from shared.twin.ports import ReleaseSigner, Twin, TwinRegistry, TwinRow
     from shared.types import Audience, DeviceId, KeyName
@@ -57,6 +58,7 @@ class Distributor:
         audit: Where decisions are recorded.
         trust: The roots that device certificates must lead to.
         now: Tells the time, aware.
+        renewed: Returns one under the policy and roots that are in force by then.
     """
 
     registry: TwinRegistry
@@ -67,6 +69,7 @@ class Distributor:
     audit: AuditLog
     trust: TrustStore
     now: Callable[[], datetime]
+    renewed: Callable[[], Distributor]
 
     def begin_pass(self, *, correlation_id: str) -> DistributionPass:
         """Ask for what all devices share.
@@ -81,13 +84,15 @@ class Distributor:
             release_key_id=self.signer.key_id(),
             release_keys=self.signer.public_keys(),
         )
+        began = self.now()
         states = self.class_keys.states()
         return DistributionPass(
             distributor=self,
             deployment=deployment,
             states=states,
-            settlement=Settlement(deployment, states, at=self.now()),
+            settlement=Settlement(deployment, states, at=began),
             correlation_id=correlation_id,
+            began=int(began.timestamp()),
         )
 
 
@@ -101,6 +106,7 @@ class DistributionPass:
         states: The class keys, when the pass began.
         settlement: Tells which devices need no step.
         correlation_id: What finds the pass in the logs.
+        began: When it looked, Unix seconds.
     """
 
     distributor: Distributor
@@ -108,6 +114,7 @@ class DistributionPass:
     states: Mapping[KeyName, ClassKeyState]
     settlement: Settlement
     correlation_id: str
+    began: int
 
     def unsettled(self, rows: Iterable[TwinRow]) -> list[DeviceId]:
         """Return the devices among some rows that need a step; of the others nothing is read or written."""
@@ -189,10 +196,12 @@ class DistributionPass:
                 conflict = error
         raise conflict
 
-    def _step(self, twin: Twin) -> Decision:
+    def _step(self, twin: Twin, *, is_renewed: bool = False) -> Decision:
         at = self.distributor.now()
         verdict = judge(twin, self.states, self.deployment, at=at)
         decision = verdict.decision
+        if not is_renewed and writes_desired(decision) and self._is_overtaken(verdict.held):
+            return self._renew()._step(twin, is_renewed=True)  # noqa: SLF001 - another of this class
         plan = plan_of(decision)
         wrapped = {} if plan is None else self._wrap(plan)
         cose = None if plan is None or not plan.is_signed else self._sign(plan, wrapped)
@@ -215,6 +224,17 @@ class DistributionPass:
             raise
         return decision
 
+    def _is_overtaken(self, held: Held) -> bool:
+        return held.release is not None and held.release.issued_at >= self.began
+
+    def _renew(self) -> DistributionPass:
+        """Look again, before a release is replaced that somebody wrote after this pass had looked.
+
+        He may have known of a revocation or of a policy of which this pass does not: a page takes a while,
+        and what was taken away must not come back with it.
+        """
+        return self.distributor.renewed().begin_pass(correlation_id=self.correlation_id)
+
     def _wrap(self, plan: Plan) -> dict[KeyName, bytes]:
         wrapped = {}
         for name, key in plan.keys.items():
@@ -222,7 +242,7 @@ class DistributionPass:
                 audience=plan.audience, device_id=plan.device_id, name=name, version=key.version
             )
             class_key = self.distributor.class_keys.open(name, key.version)
-            wrapped[name] = wrap_key(class_key, plan.public_key, key.algorithm, context=context)
+            wrapped[name] = wrap_key(class_key, plan.recipient, key.algorithm, context=context)
         return wrapped
 
     def _sign(self, plan: Plan, wrapped: Mapping[KeyName, bytes]) -> bytes:

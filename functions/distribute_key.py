@@ -3,7 +3,8 @@
 A timer, or a change of a class key, puts a message on the queue of passes. A pass looks at one row of each
 twin, and puts the devices that are not settled on the queue of pages; each page is reconciled by whichever
 instance takes it. A pass over a large fleet puts itself back on the queue, to go on from there. A twin that
-changed is reconciled at once.
+changed is reconciled at once. A message that cannot be worked on, try after try, is set aside with the
+reason: :mod:`functions.set_aside`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import azure.functions as func
 
 from functions import deadline
 from functions.distribution_messages import PageMessage, PassMessage, paged
-from functions.endpoint import PAGES_QUEUE, PASSES_QUEUE, QUEUE_CONNECTION
+from functions.endpoint import PAGES_POISON, PAGES_QUEUE, PASSES_POISON, PASSES_QUEUE, QUEUE_CONNECTION
+from functions.set_aside import is_last_try
 from functions.twin_events import changed_devices
-from shared.errors import TransportError
+from shared.errors import EdbError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,30 +64,21 @@ def blueprint(services: Callable[[], Services]) -> func.Blueprint:
     @functions.queue_trigger(arg_name="message", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
     @functions.queue_output(arg_name="pages", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION)
     @functions.queue_output(arg_name="rest", queue_name=PASSES_QUEUE, connection=QUEUE_CONNECTION)
+    @functions.queue_output(arg_name="aside", queue_name=PASSES_POISON, connection=QUEUE_CONNECTION)
     def distribute_key_pass(
         message: func.QueueMessage,
         pages: func.Out[List[str]],  # noqa: UP006 - see the import
         rest: func.Out[str],
+        aside: func.Out[str],
     ) -> None:
-        asked = PassMessage.parse(message.get_body())
-        with deadline.within(WORK_SECONDS):
-            found, following = list_unsettled(services(), asked, seconds=PASS_SECONDS)
-        if found:
-            pages.set([page.encode() for page in found])
-        if following is not None:
-            rest.set(following.encode())
+        _make_pass(services, message, pages=pages, rest=rest, aside=aside)
 
     @functions.function_name(name="DistributeKeyPage")
     @functions.queue_trigger(arg_name="message", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION)
     @functions.queue_output(arg_name="again", queue_name=PAGES_QUEUE, connection=QUEUE_CONNECTION)
-    def distribute_key_page(message: func.QueueMessage, again: func.Out[str]) -> None:
-        page = PageMessage.parse(message.get_body())
-        with deadline.within(WORK_SECONDS):
-            one_pass = services().distributor.begin_pass(correlation_id=page.correlation_id)
-            failed = one_pass.reconcile_all(page.devices)
-            ran_out = deadline.remaining() <= 0 and len(failed) < len(page.devices)
-        attempt = page.attempt if ran_out else page.attempt + 1
-        _put_back(failed, again, attempt=attempt, correlation_id=page.correlation_id)
+    @functions.queue_output(arg_name="aside", queue_name=PAGES_POISON, connection=QUEUE_CONNECTION)
+    def distribute_key_page(message: func.QueueMessage, again: func.Out[str], aside: func.Out[str]) -> None:
+        _work_on_page(services, message, again=again, aside=aside)
 
     @functions.function_name(name="DistributeKeyTwinEvents")
     @functions.event_hub_message_trigger(
@@ -114,6 +107,51 @@ def blueprint(services: Callable[[], Services]) -> func.Blueprint:
         _put_back(failed, again, attempt=1, correlation_id=correlation_id)
 
     return functions
+
+
+def _make_pass(
+    services: Callable[[], Services],
+    message: func.QueueMessage,
+    *,
+    pages: func.Out[list[str]],
+    rest: func.Out[str],
+    aside: func.Out[str],
+) -> None:
+    asked = PassMessage.parse(message.get_body())
+    try:
+        with deadline.within(WORK_SECONDS):
+            found, following = list_unsettled(services(), asked, seconds=PASS_SECONDS)
+    except EdbError as error:
+        if not is_last_try(message):
+            raise
+        aside.set(replace(asked, code=error.code).encode())
+        return
+    if found:
+        pages.set([page.encode() for page in found])
+    if following is not None:
+        rest.set(following.encode())
+
+
+def _work_on_page(
+    services: Callable[[], Services],
+    message: func.QueueMessage,
+    *,
+    again: func.Out[str],
+    aside: func.Out[str],
+) -> None:
+    page = PageMessage.parse(message.get_body())
+    with deadline.within(WORK_SECONDS):
+        try:
+            one_pass = services().distributor.begin_pass(correlation_id=page.correlation_id)
+        except EdbError as error:
+            if not is_last_try(message):
+                raise
+            aside.set(replace(page, code=error.code).encode())
+            return
+        failed = one_pass.reconcile_all(page.devices)
+        ran_out = deadline.remaining() <= 0 and len(failed) < len(page.devices)
+    attempt = page.attempt if ran_out else page.attempt + 1
+    _put_back(failed, again, attempt=attempt, correlation_id=page.correlation_id)
 
 
 def list_unsettled(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from shared import strict_json
@@ -25,16 +25,17 @@ class PassMessage:
         cause: What it was asked for by, for the logs.
         correlation_id: What finds it in the logs.
         token: Where the pass goes on; None at its beginning.
+        code: Why it was set aside; None if it was not, or if nobody could say.
     """
 
     cause: str
     correlation_id: str
     token: str | None = None
+    code: str | None = None
 
     def encode(self) -> str:
         """Return the message."""
-        fields = {"cause": self.cause, "correlation_id": self.correlation_id}
-        return json.dumps(fields if self.token is None else {**fields, "token": self.token})
+        return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
 
     @classmethod
     def parse(cls, body: bytes) -> PassMessage:
@@ -48,6 +49,7 @@ class PassMessage:
             cause=_text(fields, "cause"),
             correlation_id=_text(fields, "correlation_id"),
             token=_text(fields, "token") if "token" in fields else None,
+            code=_text(fields, "code") if "code" in fields else None,
         )
 
 
@@ -59,11 +61,13 @@ class PageMessage:
         devices: At most :data:`DEVICES_PER_PAGE`.
         attempt: 1, then one more each time that devices are put back because they failed.
         correlation_id: Of the pass.
+        code: Why it was set aside; None if it was not, or if nobody could say.
     """
 
     devices: Sequence[DeviceId]
     attempt: int
     correlation_id: str
+    code: str | None = None
 
     def encode(self) -> str:
         """Return the message."""
@@ -72,6 +76,7 @@ class PageMessage:
                 "devices": list(self.devices),
                 "attempt": self.attempt,
                 "correlation_id": self.correlation_id,
+                **({} if self.code is None else {"code": self.code}),
             }
         )
 
@@ -92,6 +97,7 @@ class PageMessage:
             devices=[parse_device_id(each, where="queue message: /devices") for each in devices],
             attempt=attempt,
             correlation_id=_text(fields, "correlation_id"),
+            code=_text(fields, "code") if "code" in fields else None,
         )
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 QUEUE_CONNECTION = "AzureWebJobsStorage"
 PASSES_QUEUE = "distribute-passes"
 PAGES_QUEUE = "distribute-pages"
+PASSES_POISON = "distribute-passes-poison"
+PAGES_POISON = "distribute-pages-poison"
 
 _LOG = logging.getLogger(__name__)
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")

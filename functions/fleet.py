@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from shared.errors import FormatError
 from shared.keys.store import ALGORITHM_BITS, ClassKeyState, ClassKeyVersion
-from shared.twin.documents import OUTCOME_TAG, ReportedStatus, parse_status
+from shared.twin.documents import OUTCOME_TAG, ReportedStatus, parse_public_key, parse_status
 from shared.twin.held import read_held
 from shared.types import parse_device_id, parse_key_name
 from shared.wire import values
@@ -225,8 +225,17 @@ def describe_device(
         at=_text(outcome.get("at")),
         released=None if release is None else _describe_release(release),
         reported=None if status is None else _describe_status(status),
+        reported_key=_reported_key(twin),
         stale=_is_stale(release, status, now=now),
     )
+
+
+def _reported_key(twin: Twin) -> str | None:
+    try:
+        public_key = parse_public_key(twin.reported)
+    except FormatError:
+        return None
+    return None if public_key is None else public_key.fingerprint.hex()
 
 
 def _text(value: object) -> str | None:
@@ -237,6 +246,7 @@ def _text(value: object) -> str | None:
 def _describe_release(release: Release) -> ReleaseDescription:
     return ReleaseDescription(
         sequence=release.sequence,
+        fingerprint=release.fingerprint.hex(),
         issued_at=_time(release.issued_at),
         expires_at=_time(release.expires_at),
         keys={name: key.version for name, key in release.keys.items()},

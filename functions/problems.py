@@ -67,6 +67,10 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     ),
     "rollout_changed": _kind(HTTPStatus.CONFLICT, "The rollout is not where the caller has found it."),
     "conflict": _kind(HTTPStatus.CONFLICT, "The class key changes too fast; look again."),
+    "key_not_reported": _kind(HTTPStatus.CONFLICT, "The device reports no public key that can be used."),
+    "fingerprint_mismatch": _kind(HTTPStatus.CONFLICT, "The device reports another key than was named."),
+    "nothing_bound": _kind(HTTPStatus.CONFLICT, "The device has no release yet: its first one binds it."),
+    "twin_conflict": _kind(HTTPStatus.CONFLICT, "The twin changes too fast; look again."),
     "policy_serial": _kind(HTTPStatus.CONFLICT, "The policy's serial does not rise."),
     "policy_read_only": _kind(
         HTTPStatus.CONFLICT, "The policy is deployed with the app and not the app's to write."
@@ -90,7 +94,8 @@ PROBLEMS: Mapping[str, ProblemKind] = {
     "policy_unavailable": _kind(HTTPStatus.SERVICE_UNAVAILABLE, "No release policy is in force."),
     "audit_unavailable": _kind(
         HTTPStatus.SERVICE_UNAVAILABLE,
-        "The audit chain takes no record: nothing was released; what was done to a class key is done.",
+        "The audit chain takes no record: nothing was released or bound; what was done to a class key is "
+        "done.",
     ),
     "not_ready": _kind(HTTPStatus.SERVICE_UNAVAILABLE, "The app is not ready; `parts` says what of it."),
 }

@@ -79,6 +79,7 @@ class Services:
             audit=self.audit,
             trust=self.trust,
             now=self.now,
+            renewed=lambda: self.distributor,
         )
 
 

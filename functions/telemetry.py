@@ -101,7 +101,8 @@ DEVICES = Metric(
     name="edb.devices",
     kind=Kind.COUNTER,
     unit="{device}",
-    what="devices: settled, unchanged, written, denied, over_budget, told, gone, failed or postponed",
+    what="devices: settled, unchanged, written, denied, over_budget, told, gone, failed, postponed "
+    "or set_aside",
     attributes=("outcome",),
 )
 KEY_CACHE = Metric(
@@ -193,6 +194,8 @@ _CONTRACTS = {
         "WrapKey",
         "keys",
         "devices",
+        "RebindDevice",
+        "ReconcileDevices",
         "policy",
         "audit",
         "health",

@@ -49,6 +49,7 @@ _PROVISION = [
     "Devices",
     "Device",
     "DeviceModule",
+    "ReconcileDevices",
     "Ready",
     "Policy",
     "Audit",

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 INTERVAL_SECONDS = 2.0
 """Between two questions with ``--follow``."""
 
+OUTCOMES = ("allowed", "denied", "failed")
+
 _COLUMNS = {
     "time": "time",
     "event": "event",
@@ -47,12 +49,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-n", "--lines", type=count, default=20, metavar="N", help="how many; %(default)s by default")
     add("--after", type=count, default=0, metavar="SEQ", help="only those behind this sequence number")
+    add("--outcome", choices=OUTCOMES, help="only those with this outcome")
     add("-f", "--follow", action="store_true", help="go on with those to come, until interrupted")
     add_connection(parser)
     add_json(parser)
     parser.epilog = (
         "examples:\n"
         "  edb audit tail -n 50\n"
+        "  edb audit tail --outcome failed                   # also what was set aside, and why\n"
         "  edb audit tail --follow --json | jq -c 'select(.record.outcome == \"denied\") | .record'\n"
         "\n"
         "notes:\n"
@@ -67,20 +71,26 @@ def run(options: argparse.Namespace) -> int:
         newest: deque[Entry] = deque(maxlen=options.lines)
         for entry in _read(service, options.after):
             last = entry.seq
-            newest.append(entry)
+            if _is_asked_for(entry, options.outcome):
+                newest.append(entry)
         _show(newest, as_json=options.json)
         if options.follow:
-            _follow(service, last, as_json=options.json)
+            _follow(service, last, outcome=options.outcome, as_json=options.json)
     return DONE
 
 
-def _follow(service: KeyService, last: int, *, as_json: bool) -> None:
+def _is_asked_for(entry: Entry, outcome: str | None) -> bool:
+    return outcome is None or entry.record.get("outcome") == outcome
+
+
+def _follow(service: KeyService, last: int, *, outcome: str | None, as_json: bool) -> None:
     try:
         while True:
             try:
                 for entry in _read(service, last):
                     last = entry.seq
-                    _line(entry, as_json=as_json)
+                    if _is_asked_for(entry, outcome):
+                        _line(entry, as_json=as_json)
                 sys.stdout.flush()
             except TransportError as error:
                 MESSAGES.warn(str(error))

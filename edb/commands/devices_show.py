@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 from edb.answers import Device
 from edb.key_service import key_service
 from edb.options import add_connection, add_json
-from edb.output import NOTHING, print_table
+from edb.output import MESSAGES, NOTHING, print_table
 from shared.command_line.output import DONE, print_fields, print_json, print_line
 from shared.rollout import bucket
 from shared.types import parse_device_id
 
 if TYPE_CHECKING:
     import argparse
+
+KEY_NOT_BOUND = "key_not_bound"
+"""Reason of a device that reports another key than its releases are for."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,12 @@ def run(options: argparse.Namespace) -> int:
         print_json(document)
         return DONE
     device = Device.read(document)
+    if device.reason == KEY_NOT_BOUND:
+        MESSAGES.say(
+            f"{device.device_id}: it reports another key than it is bound to, without a certificate for it",
+            hint="ask the device itself (cpk-tool pub-key --json | jq -r .fingerprint), and then "
+            f"edb devices rebind {device.device_id} --key FINGERPRINT",
+        )
     print_line(device.device_id)
     print_fields({name: NOTHING if value is None else value for name, value in _fields(device).items()})
     if device.released is not None or device.reported is not None:
@@ -50,6 +59,8 @@ def _fields(device: Device) -> dict[str, object]:
         "state": device.state,
         "reason": device.reason,
         "since": device.at,
+        "bound to key": None if released is None else released.fingerprint,
+        "reports key": device.reported_key,
         "release": None if released is None else released.sequence,
         "issued": None if released is None else released.issued_at,
         "expires": None if released is None else released.expires_at,

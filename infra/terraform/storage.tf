@@ -1,4 +1,4 @@
-# The function app's storage: its package, the host's leases and checkpoints, the two work queues, the release
+# The function app's storage: its package, the host's leases and checkpoints, the work queues, the release
 # policy, and the audit chain, which nobody can change or delete while its retention lasts.
 
 resource "azurerm_storage_account" "main" {
@@ -49,6 +49,17 @@ resource "azurerm_storage_queue" "passes" {
 
 resource "azurerm_storage_queue" "pages" {
   name               = "distribute-pages"
+  storage_account_id = azurerm_storage_account.main.id
+}
+
+# Where the Functions host puts what fails on them again and again.
+resource "azurerm_storage_queue" "passes_set_aside" {
+  name               = "distribute-passes-poison"
+  storage_account_id = azurerm_storage_account.main.id
+}
+
+resource "azurerm_storage_queue" "pages_set_aside" {
+  name               = "distribute-pages-poison"
   storage_account_id = azurerm_storage_account.main.id
 }
 

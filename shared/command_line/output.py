@@ -61,6 +61,12 @@ class Messages:
         if hint is not None:
             sys.stderr.write(f"hint: {printable(hint)}\n")
 
+    def say(self, message: str, hint: str | None = None) -> None:
+        """Write ``PROGRAM: …``, and the hint on a line of its own."""
+        sys.stderr.write(f"{self.program}: {printable(message)}\n")
+        if hint is not None:
+            sys.stderr.write(f"hint: {printable(hint)}\n")
+
     def warn(self, message: str) -> None:
         """Write ``PROGRAM: warning: …``."""
         sys.stderr.write(f"{self.program}: warning: {printable(message)}\n")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 REBIND = "rebind"
-"""In the outcome tag: the fingerprint of the device key that an operator has bound the device to."""
+"""In the outcome tag: the fingerprint of the device key that an operator binds the device to next."""
 
 
 ROLLOUT = "rollout"

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from shared.errors import FormatError
 from shared.twin.documents import KEYS, OUTCOME_TAG, RELEASE
-from shared.twin.held import ROLLOUT, Outcome, read_outcome, read_rollouts
+from shared.twin.held import (
+    REBIND,
+    ROLLOUT,
+    Outcome,
+    OutcomeState,
+    read_outcome,
+    read_rebinding,
+    read_rollouts,
+)
 from shared.twin.plan import Plan, basis_of
 from shared.twin.reconcile import Decision, Deny, Write
 from shared.twin.sections import patch_between
@@ -53,6 +61,10 @@ def build_patch(
         at: Now, aware; stands in the tag if the outcome is a new one.
         note: What the decision hung on; stands in the tag beside an outcome.
 
+    An operator's word that binds the device to another key holds for one decision, whatever it was: if it
+    stayed, it would let the holder of that key in again after the device had got another one. Only a set that
+    did not fit has it kept, for nothing was bound then.
+
     Raises:
         FormatError: What was wrapped or signed is not what the plan says.
     """
@@ -69,6 +81,8 @@ def build_patch(
     elif isinstance(decision, Deny) and decision.clear:
         patch["properties"] = {"desired": {KEYS: None, RELEASE: None}}
     tag = {} if read_outcome(twin.tags) == outcome else _tag(outcome, at)
+    if read_rebinding(twin.tags) is not None and outcome.state is not OutcomeState.OVER_BUDGET:
+        tag[REBIND] = None
     if note is not None and note != read_note(twin.tags):
         tag[NOTE] = note.tag()
     if "properties" in patch:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.encoding import encode_cbor
+from shared.errors import FormatError
 from shared.keys.wrapping import wrapped_size
 from shared.release.document import SIGNATURE_BYTES, Release, ReleasedKey, assemble, encode_claims
 from shared.twin.budget import section_size
@@ -40,7 +41,7 @@ class Plan:
     Args:
         device_id: Device id, or ``device/module``.
         audience: The deployment's id.
-        public_key: What to wrap for.
+        public_key: What to wrap for; None where there are no keys to wrap.
         fingerprint: Of the device key that the release is for: :attr:`public_key`'s, or, in a release without
             keys, that of the key which the device is bound to.
         keys: The class keys; none takes away all that the device holds.
@@ -54,7 +55,7 @@ class Plan:
 
     device_id: DeviceId
     audience: Audience
-    public_key: PublicKey
+    public_key: PublicKey | None
     fingerprint: Fingerprint
     keys: Mapping[KeyName, Entitlement]
     floors: Mapping[KeyName, int]
@@ -63,6 +64,17 @@ class Plan:
     expires_at: int
     policy_sha256: bytes
     is_signed: bool
+
+    @property
+    def recipient(self) -> PublicKey:
+        """What to wrap for.
+
+        Raises:
+            FormatError: The plan has no keys to wrap.
+        """
+        if self.public_key is None:
+            raise FormatError(f"{self.device_id}: a plan without keys has nobody to wrap for")
+        return self.public_key
 
     def release(self, wrapped: Mapping[KeyName, bytes]) -> Release:
         """Return the release to sign.
@@ -116,7 +128,7 @@ def fits_for_certain(twin: Twin, plan: Plan, *, key_id: str, budget: int) -> boo
         budget: Bytes of desired at most.
     """
     kinds = {(key.algorithm, key.key_bytes) for key in plan.keys.values()}
-    longest = max((_base64_size(wrapped_size(plan.public_key, *kind)) for kind in kinds), default=0)
+    longest = max((_base64_size(wrapped_size(plan.recipient, *kind)) for kind in kinds), default=0)
     size = section_size(twin.desired) + _LARGEST_FRAME
     size += sum(map(len, plan.keys)) + longest * len(plan.keys)
     if plan.is_signed:
@@ -143,7 +155,7 @@ def planned_size(twin: Twin, held: Held, plan: Plan, *, key_id: str) -> int:
         key_id: The release key's id, which stands in every release.
     """
     wrapped = {
-        name: bytes(wrapped_size(plan.public_key, key.algorithm, key.key_bytes))
+        name: bytes(wrapped_size(plan.recipient, key.algorithm, key.key_bytes))
         for name, key in plan.keys.items()
     }
     cose = None

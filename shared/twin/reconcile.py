@@ -8,6 +8,8 @@ Invariants (protocol section 5):
 
 - A denied device never gets a key, and what it holds is taken away: by a signed release without keys, which
   its CPM believes, or by deleting what cannot be signed.
+- An id stays bound to the key of its last release, whatever the device reports: a key that is missing or does
+  not parse, or a status that is gone, leaves the release there that says which key it is.
 - A sequence is never used twice: it is above that of the release in desired, above what the device reports
   and above what the outcome tag tells of the last release, so a twin that was restored from a backup is
   overtaken, also while the clock is behind.
@@ -18,7 +20,7 @@ Invariants (protocol section 5):
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shared.twin.budget import DESIRED_BUDGET
@@ -48,6 +50,9 @@ MAX_RETRIES = 2
 
 KEY_NOT_BOUND = "key_not_bound"
 """Reason of a device that reports another key than its releases are for, without a certificate for it."""
+
+STATUS_MISSING = "status_missing"
+"""Reason of a device that was given a release and now reports as one of version 1, which needs none."""
 
 NEVER = 253_402_300_799
 """``until`` of what time alone does not change: the last second of the year 9999."""
@@ -221,33 +226,47 @@ def judge(
 
 
 def _decide(case: _Case, applicant: Applicant) -> Decision:
-    bound_to = _bound_to(case, applicant)
-    if isinstance(applicant.verdict, Denial):
-        return _deny(case, applicant.verdict, applicant.public_key, bound_to)
+    bound_to, verdict = _bound_to(case, applicant), applicant.verdict
+    if isinstance(verdict, Entitled):
+        verdict = _denied_by_binding(case, applicant, verdict, bound_to) or verdict
+    if isinstance(verdict, Denial):
+        return _deny(case, verdict, applicant.public_key, bound_to)
+    return _serve_v1(case, verdict) if applicant.status is None else _serve(case, verdict)
+
+
+def _denied_by_binding(
+    case: _Case, applicant: Applicant, entitled: Entitled, bound_to: Fingerprint | None
+) -> Denial | None:
+    """Return why a device gets nothing that the policy allows it, if its id's binding is in the way."""
     if bound_to is not None:
-        detail = (
-            f"it reports the key {applicant.verdict.public_key.fingerprint.hex()}, bound is {bound_to.hex()}"
-        )
-        return _deny(case, Denial(reason=KEY_NOT_BOUND, detail=detail), applicant.public_key, bound_to)
-    if applicant.status is None:
-        return _serve_v1(case, applicant.verdict)
-    return _serve(case, applicant.verdict)
+        found = entitled.public_key.fingerprint.hex()
+        return Denial(reason=KEY_NOT_BOUND, detail=f"it reports the key {found}, bound is {bound_to.hex()}")
+    if applicant.status is None and _binding(case) is not None:
+        # Keys without a release would take the place of the release, and so of what the id is bound to.
+        return Denial(reason=STATUS_MISSING, detail="it was given a release, and reports no status any more")
+    return None
+
+
+def _binding(case: _Case) -> Fingerprint | None:
+    """Return the fingerprint that a device's id is bound to: that of the release which stands in desired."""
+    release = case.held.release
+    return None if release is None or not _is_addressed(case) else Fingerprint(release.fingerprint)
 
 
 def _bound_to(case: _Case, applicant: Applicant) -> Fingerprint | None:
-    """Return the fingerprint that the device is bound to, if it now reports a key that it is not bound to.
+    """Return the fingerprint that the device is bound to, unless it reports a key that may take its place.
 
     The first release binds a device's id to its key. From then on another key needs a valid certificate for
     it, or an operator's word: whoever copied what a device signs in with gets nothing wrapped for a key of
-    his own, whatever the policy asks for.
+    his own, whatever the policy asks for. Reporting no key in between does not loosen that.
     """
-    release, public_key = case.held.release, applicant.public_key
-    if release is None or public_key is None or not _is_addressed(case) or applicant.certified:
-        return None
+    bound_to, public_key = _binding(case), applicant.public_key
+    if bound_to is None or public_key is None:
+        return bound_to
     now = public_key.fingerprint
-    if now == release.fingerprint or read_rebinding(case.twin.tags) == now.hex():
+    if now == bound_to or applicant.certified or read_rebinding(case.twin.tags) == now.hex():
         return None
-    return Fingerprint(release.fingerprint)
+    return bound_to
 
 
 def _release_after(case: _Case, decision: Decision) -> tuple[int, int, int] | None:
@@ -297,10 +316,11 @@ class _Case:
 
 def _serve(case: _Case, entitled: Entitled) -> Decision:
     """Decide for a device of version 2 that may hold ``entitled``."""
-    if not entitled.keys and case.held.is_empty and case.reported_sequence == 0:
-        return Unchanged(outcome=case.told)  # it was never released anything, and there is nothing to release
-    cause = _difference(case, entitled)
     released = Outcome(state=OutcomeState.RELEASED)
+    if not entitled.keys and case.held.is_empty and case.reported_sequence == 0:
+        # It was never released anything, and there is nothing to release; an older denial holds no more.
+        return Unchanged(outcome=None) if case.told is None else _tell(case, released)
+    cause = _difference(case, entitled)
     if cause is None and _failed_to_unwrap(case):
         retries = case.told.retries if case.told is not None else 0
         if retries >= MAX_RETRIES:
@@ -339,11 +359,10 @@ def _deny(
     """Take away what a denied device holds, and say why; once."""
     outcome = Outcome(state=OutcomeState.DENIED, reason=denial.reason)
     plan, clear = None, False
-    if public_key is not None and (case.status is not None or case.held.has_release):
-        fingerprint = public_key.fingerprint if bound_to is None else bound_to
+    fingerprint = bound_to or (None if public_key is None else public_key.fingerprint)
+    if fingerprint is not None and (case.status is not None or case.held.has_release):
         if _must_take_away(case, fingerprint):
-            nothing = Entitled(public_key=public_key, keys={}, floors={})
-            plan = replace(_plan(case, nothing), fingerprint=fingerprint)
+            plan = _plan_without_keys(case, fingerprint)
     else:
         clear = not case.held.is_empty
     if plan is None and not clear:
@@ -432,6 +451,22 @@ def _plan(case: _Case, entitled: Entitled, *, signed: bool = True) -> Plan:
         expires_at=min(ends, default=case.now + EMPTY_RELEASE_SECONDS),
         policy_sha256=case.deployment.policy.digest,
         is_signed=signed,
+    )
+
+
+def _plan_without_keys(case: _Case, fingerprint: Fingerprint) -> Plan:
+    return Plan(
+        device_id=case.twin.device_id,
+        audience=case.deployment.audience,
+        public_key=None,
+        fingerprint=fingerprint,
+        keys={},
+        floors={},
+        sequence=case.next_sequence(),
+        issued_at=case.now,
+        expires_at=case.now + EMPTY_RELEASE_SECONDS,
+        policy_sha256=case.deployment.policy.digest,
+        is_signed=True,
     )
 
 

@@ -14,7 +14,7 @@ from shared.wire.rollout import RolloutDescription
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shared.types import DeviceId, KeyName
+    from shared.types import DeviceId, Fingerprint, KeyName
 
 DEFAULT_PAGE = 100
 """Entries of a page where the caller asks for no size."""
@@ -123,10 +123,68 @@ class DevicesQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileRequest:
+    """``POST /api/ReconcileDevices``: have some devices looked at now."""
+
+    device_ids: tuple[DeviceId, ...] = field(
+        metadata=wire(values.DEVICE_IDS, "Device ids, or device/module; one that is named twice counts once.")
+    )
+
+    @classmethod
+    def parse(cls, body: bytes) -> ReconcileRequest:
+        """Read the body.
+
+        Raises:
+            FormatError: :class:`shared.wire.request_fields.InvalidRequestError` with every fault.
+        """
+        return read_object(cls, Fields(body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileAnswer:
+    """200 of ReconcileDevices."""
+
+    devices: int = field(metadata=wire(values.COUNT, "How many were put on the queue."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebindRequest:
+    """``POST /api/RebindDevice``: bind a device's id to the key that it reports now."""
+
+    device_id: DeviceId = field(metadata=wire(values.DEVICE_OR_MODULE_ID, "Device id, or device/module."))
+    fingerprint: Fingerprint = field(
+        metadata=wire(values.FINGERPRINT, "SHA-256 over that public key, as the device itself shows it.")
+    )
+
+    @classmethod
+    def parse(cls, body: bytes) -> RebindRequest:
+        """Read the body.
+
+        Raises:
+            FormatError: :class:`shared.wire.request_fields.InvalidRequestError` with every fault.
+        """
+        return read_object(cls, Fields(body))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RebindAnswer:
+    """200 of RebindDevice."""
+
+    device_id: DeviceId = field(metadata=wire(values.TEXT, "Device id, or device/module."))
+    fingerprint: str = field(metadata=wire(values.DIGEST, "The key that its next release binds it to."))
+    replaces: str | None = field(
+        metadata=wire(values.nullable(values.DIGEST), "The key until now; null if it was that key already.")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseDescription:
     """The release that a device's desired properties hold."""
 
     sequence: int = field(metadata=wire(values.COUNT, "Its sequence."))
+    fingerprint: str = field(
+        metadata=wire(values.DIGEST, "SHA-256 over the public key that it is for, and binds the device to.")
+    )
     issued_at: str = field(metadata=wire(values.TIME, "When it was signed."))
     expires_at: str = field(metadata=wire(values.TIME, "When it ends."))
     keys: Mapping[str, int] = field(metadata=wire(map_of(values.VERSION), "Class keys and their versions."))
@@ -156,7 +214,7 @@ class StatusDescription:
     """What a device reports."""
 
     sequence: int = field(metadata=wire(values.COUNT, "The release that it applied last."))
-    fingerprint: str = field(metadata=wire(values.DIGEST, "SHA-256 over its public key."))
+    fingerprint: str = field(metadata=wire(values.DIGEST, "SHA-256 over the key that its status is about."))
     keys: Mapping[str, KeyReportDescription] = field(
         metadata=wire(map_of(object_of(KeyReportDescription)), "Class keys by name.")
     )
@@ -181,6 +239,11 @@ class DeviceDescription:
     )
     reported: StatusDescription | None = field(
         metadata=wire(values.nullable(object_of(StatusDescription)), "What it reports, if it is readable.")
+    )
+    reported_key: str | None = field(
+        metadata=wire(
+            values.nullable(values.DIGEST), "SHA-256 over the public key that it reports, if it is readable."
+        )
     )
     stale: bool = field(metadata=wire(values.FLAG, "Not acknowledged for 24 hours."))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, TypeVar
 
 from shared.encoding import encode_base64
 from shared.errors import FormatError
-from shared.types import MAX_KEY_VERSION, WrapAlgorithm, parse_device_id
+from shared.types import MAX_KEY_VERSION, DeviceId, Fingerprint, WrapAlgorithm, parse_device_id
 from shared.wire import request_fields as read
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ _Value = TypeVar("_Value")
 MAX_PAGE = 1000
 """Entries of one page at most."""
 
+MAX_DEVICES = 100
+"""Devices that are named in one request at most."""
+
 MAX_SEQUENCE = 10**15 - 1
 """Highest number of an entry of the audit chain."""
 
@@ -32,6 +35,7 @@ MAX_TOKEN = 4096
 # What shared.types reads, as a pattern of JSON Schema (ECMA 262, whose $ is the end of the text).
 _KEY_NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _HUB_ID_PATTERN = r"^[A-Za-z0-9\-:.+%_#*?!(),=@;$']{1,128}$"
+_DEVICE_OR_MODULE_PATTERN = rf"{_HUB_ID_PATTERN[:-1]}(/{_HUB_ID_PATTERN[1:-1]})?$"
 _BASE64_PATTERN = r"^[A-Za-z0-9+/\s]*={0,2}\s*$"
 # The base point of P-256, whose private key is 1: nobody can take it for a key to be used.
 _PUBLIC_KEY_EXAMPLE = (
@@ -40,6 +44,7 @@ _PUBLIC_KEY_EXAMPLE = (
 )
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _TOKEN = re.compile(rf"[\x21-\x7e]{{1,{MAX_TOKEN}}}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _CODE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -87,6 +92,15 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[object, str], st
         return found
 
     return check
+
+
+def _device_ids(value: object, where: str) -> tuple[DeviceId, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_DEVICES:
+        raise FormatError(f"{where}: expected 1 to {MAX_DEVICES} device ids")
+    return tuple(parse_device_id(each, where=f"{where}/{number}") for number, each in enumerate(value))
+
+
+_fingerprint = _matching(_FINGERPRINT, "64 hex digits in lower case, a SHA-256")
 
 
 def one_of(*words: str) -> Value[str]:
@@ -160,6 +174,23 @@ CERTIFICATES = Value(schema={"type": "string"}, read=read.certificates)
 DEVICE_ID = Value(
     schema={"type": "string", "pattern": _HUB_ID_PATTERN},
     read=lambda value, where: parse_device_id(value, where=where),
+)
+DEVICE_OR_MODULE_ID = Value(
+    schema={"type": "string", "pattern": _DEVICE_OR_MODULE_PATTERN, "examples": ["edge-01", "edge-01/agent"]},
+    read=lambda value, where: parse_device_id(value, where=where),
+)
+DEVICE_IDS: Value[tuple[DeviceId, ...]] = Value(
+    schema={
+        "type": "array",
+        "items": DEVICE_OR_MODULE_ID.schema,
+        "minItems": 1,
+        "maxItems": MAX_DEVICES,
+    },
+    read=_device_ids,
+)
+FINGERPRINT: Value[Fingerprint] = Value(
+    schema={"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    read=lambda value, where: Fingerprint(bytes.fromhex(_fingerprint(value, where))),
 )
 PAGE_SIZE = Value(schema={"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, read=_page_size)
 SEQUENCE = Value(schema={"type": "integer", "minimum": 0, "maximum": MAX_SEQUENCE}, read=_sequence)

@@ -4,8 +4,10 @@ import secrets
 import threading
 
 import pytest
-from azure.iot.device import IoTHubDeviceClient
-from azure.iot.hub import IoTHubRegistryManager
+from simulators.cloud import APP, Cloud
+from simulators.fleet import Device
+from simulators.hub_devices import HubDevices
+from simulators.meeting_registry import run_at_once
 from simulators.registry import MemoryRegistry
 
 from functions.adapters.iot_hub import HubTwinRegistry
@@ -13,7 +15,6 @@ from shared.errors import Conflict, FormatError, NotFound
 from shared.twin.settled import row_of
 from shared.types import DeviceId, KeyName
 
-KEY = "a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
 OUTCOME = {"confidential_packages": {"state": "released", "at": "2030-01-01T00:00:00Z"}}
 
 
@@ -26,35 +27,14 @@ class MemoryHub:
 
 
 class LocalHub:
-    """The local cloud's hub, its devices enrolled by a service that knows nothing of this project."""
+    """The local cloud's hub."""
 
     def __init__(self, cloud):
         self.registry = HubTwinRegistry.connect(cloud.hub_host, cloud.credential)
-        self._cloud = cloud
-        self._service = IoTHubRegistryManager.from_connection_string(cloud.service_connection_string)
-
-    def enrol(self, device_id, *, tags=None, status="enabled"):
-        device, _, module = device_id.partition("/")
-        if module:
-            self._service.create_module_with_sas(device, module, "test", KEY, KEY)
-        else:
-            self._service.create_device_with_sas(device, KEY, KEY, status)
-        if tags:
-            twin = self.registry.read(DeviceId(device_id))
-            self.registry.patch(DeviceId(device_id), {"tags": tags}, etag=twin.etag)
-
-    def delete(self, device_id):
-        self._service.delete_device(device_id)
-
-    def report(self, device_id, patch):
-        connection = f"HostName={self._cloud.device_host};DeviceId={device_id};SharedAccessKey={KEY}"
-        with open(self._cloud.ca_file) as trusted:  # noqa: PTH123 - a plain path from a JSON file
-            device = IoTHubDeviceClient.create_from_connection_string(
-                connection, server_verification_cert=trusted.read()
-            )
-        device.connect()
-        device.patch_twin_reported_properties(patch)
-        device.shutdown()
+        devices = HubDevices(
+            cloud.service_connection_string, device_host=cloud.device_host, ca_file=cloud.ca_file
+        )
+        self.enrol, self.delete, self.report = devices.enrol, devices.delete, devices.report
 
 
 @pytest.fixture(params=["memory", "iot_hub"])
@@ -273,6 +253,25 @@ def test_several_threads_may_use_it(registry, device):
     for thread in threads:
         thread.join(30)
     assert found == ["enabled"] * 4
+
+
+def test_of_passes_that_have_all_read_a_twin_one_writes_it(hub):
+    cloud = Cloud()
+    cloud.registry = hub.registry
+    cloud.class_keys.provision(APP, bits=256)
+    fleet = [DeviceId(f"edge-{secrets.token_hex(4)}") for _ in range(4)]
+    for device_id in fleet:
+        hub.enrol(device_id, tags={"class": "gateway"})
+        hub.report(device_id, Device.make(cloud.authority, device_id).report())
+    before = {device_id: hub.registry.read(device_id).desired["$version"] for device_id in fleet}
+
+    assert run_at_once(cloud, fleet, passes=3) == []
+
+    assert cloud.registry.conflicts == 2 * len(fleet)
+    for device_id in fleet:
+        twin = hub.registry.read(device_id)
+        assert twin.desired["$version"] == before[device_id] + 1
+        assert twin.tags["confidential_packages"]["state"] == "released"
 
 
 # ── holders ───────────────────────────────────────────────────────────────────────────────────────────────

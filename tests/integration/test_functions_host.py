@@ -391,6 +391,44 @@ def test_messages_survive_kill_9_and_so_does_the_place_in_the_event_log(tmp_path
         assert [item["device"] for item in seen] == ["edge-04"]
 
 
+@pytest.mark.timeout(300)
+def test_a_page_that_fails_try_after_try_is_on_record_and_can_be_put_back(tmp_path, files, events):
+    environment = {
+        "APP_FOLDER": str(tmp_path),
+        "EDB_DISTRIBUTE_SCHEDULE": "0 0 0 1 1 *",
+        "EDB_TWIN_EVENTS_HUB": "twins",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    down = tmp_path / "vault-down"
+    down.touch()
+    with running(
+        tmp_path, files, app=APP.parent / "fleet", hub_url=events.url, environment=environment
+    ) as host:
+
+        def get(path):
+            return host.client.get(f"/api/{path}", headers={"x-functions-key": KEYS["admin"]}).json()
+
+        def records(outcome):
+            found = [entry["record"] for entry in get("audit")["records"]]
+            return [each for each in found if each["event"] == "distribute" and each["outcome"] == outcome]
+
+        def reconcile():
+            answer = host.post("/api/ReconcileDevices", key="admin", json={"device_ids": ["edge-01"]})
+            assert (answer.status_code, answer.json()) == (200, {"devices": 1})
+
+        reconcile()
+        [record] = until(lambda: records("failed"))
+        assert (record["device_id"], record["reason"]) == ("edge-01", "vault_unavailable")
+        assert record["detail"] == "set aside after 5 tries"
+        until(lambda: not host.queues())
+        assert host.log().count('"message_set_aside"') == 1
+        assert get("devices/edge-01")["state"] is None
+        down.unlink()
+        reconcile()
+        until(lambda: get("devices/edge-01")["state"] == "released")
+        assert len(records("allowed")) == 1
+
+
 def test_it_ends_when_its_lifeline_closes(tmp_path, files):
     with running(tmp_path, files) as host:
         host.process.stdin.close()

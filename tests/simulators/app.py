@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import azure.functions as func
 from azure.functions.meta import Datum
+from azure.functions.queue import QueueMessage
 from cryptography.hazmat.primitives.serialization import Encoding
 from simulators.cloud import AUDIENCE, Cloud
 from simulators.described import DescribedApi
@@ -143,12 +144,18 @@ class App:
         )
         self._invoke("DistributeKeyVaultEvents", event=event)
 
-    def message(self, name: str, text: str) -> None:
-        self._invoke(name, message=func.QueueMessage(id="1", body=text.encode()))
+    def message(self, name: str, text: str, *, tries: int = 1) -> None:
+        """Deliver a queue message; it was delivered ``tries`` times by now."""
+        self._invoke(name, message=QueueMessage(id="1", body=text.encode(), dequeue_count=tries))
 
     def drain(self) -> None:
         """Take everything from the queues, as the host would, until they are empty."""
-        takers = {"distribute-passes": "DistributeKeyPass", "distribute-pages": "DistributeKeyPage"}
+        takers = {
+            "distribute-passes": "DistributeKeyPass",
+            "distribute-pages": "DistributeKeyPage",
+            "distribute-passes-poison": "DistributeKeyPassPoison",
+            "distribute-pages-poison": "DistributeKeyPagePoison",
+        }
         while any(self.queues.values()):
             for queue, taker in takers.items():
                 pending, self.queues[queue] = self.queues[queue], []
@@ -184,16 +191,20 @@ class App:
         return result
 
     def _connect(self, settings) -> Services:
-        cloud = self.cloud
-        return assemble(
-            settings,
-            store=cloud.store,
-            kek=cloud.kek,
-            registry=cloud.registry,
-            signer=cloud.signer,
-            policy_store=FilePolicyStore(settings.policy_file),
-            policy_floor=cloud.floor,
-            audit_segments=cloud.segments,
-            monotonic=cloud.seconds,
-            now=lambda: cloud.at,
-        )
+        return services_of(self.cloud, settings)
+
+
+def services_of(cloud: Cloud, settings) -> Services:
+    """Return the services of the app over a simulated cloud."""
+    return assemble(
+        settings,
+        store=cloud.store,
+        kek=cloud.kek,
+        registry=cloud.registry,
+        signer=cloud.signer,
+        policy_store=FilePolicyStore(settings.policy_file),
+        policy_floor=cloud.floor,
+        audit_segments=cloud.segments,
+        monotonic=cloud.seconds,
+        now=lambda: cloud.at,
+    )

@@ -49,6 +49,7 @@ class Cloud:
             audit=AuditLog(AuditChain(self.segments, pause=lambda _: None), now=lambda: self.at),
             trust=self.authority.trust,
             now=lambda: self.at,
+            renewed=lambda: self.distributor,
         )
 
     def enrol(self, device_id: str = "edge-01", *, kind: str = "x25519", status=None, **validity) -> Device:

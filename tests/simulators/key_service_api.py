@@ -45,6 +45,7 @@ class KeyServiceApi:
         lost: How many answers are lost on their way, after the work was done.
         refusals: What the next requests are refused with.
         portions: What RewrapEnvelopes answers, one after the other.
+        reconciled: The devices of each ReconcileDevices.
         on_devices: Called before the devices are answered, as time goes by.
         holders: Who holds any class key, as the test says.
         on_holders: Called before the first page of holders is answered, as time goes by.
@@ -55,6 +56,7 @@ class KeyServiceApi:
         self.keys: dict[str, dict[str, object]] = {}
         self.deleted: dict[str, dict[str, object]] = {}
         self.devices: list[dict[str, object]] = []
+        self.reconciled: list[list[str]] = []
         self.policy: bytes | None = None
         self.audit: list[dict[str, object]] = []
         self.ready = True
@@ -173,7 +175,7 @@ class KeyServiceApi:
             self._done[once] = answer
         return (*answer, {})
 
-    def _read(self, steps, query):  # noqa: C901, PLR0911 - one line a contract
+    def _read(self, steps, query):  # noqa: C901, PLR0911 - one case a contract
         match steps:
             case ["keys"]:
                 names = [name for name in sorted(self.keys) if name.startswith(query.get("prefix", ""))]
@@ -214,7 +216,7 @@ class KeyServiceApi:
             raise Refused(404, "key_not_found", f"no class key {name}")
         return self.keys[name]
 
-    def _change(self, call, asked):  # noqa: C901, PLR0911 - one line a contract
+    def _change(self, call, asked):  # noqa: C901, PLR0911, PLR0912 - one case a contract
         name = asked.get("key_name")
         match call:
             case "ProvisionKey" | "ImportKey":
@@ -247,6 +249,11 @@ class KeyServiceApi:
                     raise Refused(404, "key_not_found", f"no deleted class key {name}")
                 self.keys[name] = self.deleted.pop(name)
                 return 200, {"key_name": name}
+            case "ReconcileDevices":
+                self.reconciled.append(asked["device_ids"])
+                return 200, {"devices": len(asked["device_ids"])}
+            case "RebindDevice":
+                return 200, self._rebind(asked)
             case "RewrapEnvelopes":
                 return 200, self.portions.popleft()
         raise Refused(404, "not_found")
@@ -264,6 +271,16 @@ class KeyServiceApi:
         moves = {"advance": rollout.advanced, "finish": rollout.finished, "abort": rollout.aborted}
         self.stage(name, moves[asked["action"]]())
         return self.keys[name]["rollout"]
+
+    def _rebind(self, asked):
+        for device in self.devices:
+            if device["device_id"] == asked["device_id"]:
+                if device["reported_key"] != asked["fingerprint"]:
+                    raise Refused(409, "fingerprint_mismatch", f"reports the key {device['reported_key']}")
+                before = device["released"]["fingerprint"]
+                device["released"]["fingerprint"] = asked["fingerprint"]
+                return {**asked, "replaces": None if before == asked["fingerprint"] else before}
+        raise Refused(404, "device_not_found", f"no device {asked['device_id']}")
 
     def _policy(self, method, headers, body):
         etag = None if self.policy is None else f'"{hashlib.sha256(self.policy).hexdigest()[:8]}"'
@@ -323,7 +340,9 @@ def holder(device_id, version=1, *, staged=None, error=None, given=True):
     }
 
 
-def device(device_id, *, state="released", reason=None, released=None, reported=None, stale=False):
+def device(
+    device_id, *, state="released", reason=None, released=None, reported=None, stale=False, keys=(None, None)
+):
     """Return a device as ``GET /api/devices`` tells it.
 
     Args:
@@ -333,6 +352,7 @@ def device(device_id, *, state="released", reason=None, released=None, reported=
         released: ``(sequence, {key: version}, {key: floor})``.
         reported: ``(sequence, {key: version or error code})``.
         stale: Whether it is silent for too long.
+        keys: Fingerprints of the device key that its release is for, and of the one that it reports.
     """
     told = None
     if reported is not None:
@@ -349,6 +369,7 @@ def device(device_id, *, state="released", reason=None, released=None, reported=
     if released is not None:
         release = {
             "sequence": released[0],
+            "fingerprint": keys[0],
             "issued_at": "2030-01-01T00:00:00Z",
             "expires_at": "2030-02-01T00:00:00Z",
             "keys": released[1],
@@ -362,5 +383,6 @@ def device(device_id, *, state="released", reason=None, released=None, reported=
         "at": "2030-01-01T00:00:00Z",
         "released": release,
         "reported": told,
+        "reported_key": keys[1],
         "stale": stale,
     }

@@ -43,7 +43,13 @@ class MemoryRegistry:
         self._documents[DeviceId(device_id)] = document
 
     def disable(self, device_id: str) -> None:
-        self._documents[DeviceId(device_id)]["status"] = "disabled"
+        self.set_status(device_id, "disabled")
+
+    def set_status(self, device_id: str, status: str) -> None:
+        self._documents[DeviceId(device_id)]["status"] = status
+
+    def set_etag(self, device_id: str, etag: str) -> None:
+        self._documents[DeviceId(device_id)]["etag"] = etag
 
     def delete(self, device_id: str) -> None:
         del self._documents[DeviceId(device_id)]

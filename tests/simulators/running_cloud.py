@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Self
 
 import httpx
+from simulators.hub_devices import HubDevices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,8 @@ class RunningCloud:
     Args:
         state: Its folder.
         options: Further ones of ``local-cloud up``.
+        app: Another function app than the project's.
+        policy: The release policy; by default the local cloud's own.
 
     Attributes:
         state: Its folder.
@@ -27,13 +30,20 @@ class RunningCloud:
         keys: The function keys by name.
         ca_file: What TLS is trusted by.
         http: A client of the function app.
+        devices: The hub's.
     """
 
-    def __init__(self, state: Path, *options: str) -> None:
+    def __init__(
+        self, state: Path, *options: str, app: Path | None = None, policy: dict[str, object] | None = None
+    ) -> None:
         self.state = state
-        self._options = options
+        self._options = [*options, *([] if app is None else ["--app", str(app)])]
+        self._policy = policy
 
     def __enter__(self) -> Self:
+        if self._policy is not None:
+            self.state.mkdir(mode=0o700)
+            (self.state / "policy.json").write_text(json.dumps(self._policy))
         command = [sys.executable, "-m", "local_cloud.main", "up", "--state", str(self.state), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         line = self._process.stdout.readline()
@@ -42,6 +52,11 @@ class RunningCloud:
         self.url = self.description["functions"]["url"]
         self.keys = self.description["functions"]["keys"]
         self.ca_file = self.description["hub"]["ca_file"]
+        self.devices = HubDevices(
+            self.description["hub"]["service_connection_string"],
+            device_host=self.description["hub"]["host"],
+            ca_file=self.ca_file,
+        )
         trust = ssl.create_default_context(cafile=self.ca_file)
         self.http = httpx.Client(base_url=self.url, verify=trust, timeout=120)
         return self

@@ -1,4 +1,4 @@
-// The function app's storage: its package, the host's leases and checkpoints, the two work queues, the release
+// The function app's storage: its package, the host's leases and checkpoints, the work queues, the release
 // policy, and the audit chain, which nobody can change or delete while its retention lasts.
 param location string
 param name string
@@ -82,6 +82,17 @@ resource passes 'Microsoft.Storage/storageAccounts/queueServices/queues@2026-04-
 resource pages 'Microsoft.Storage/storageAccounts/queueServices/queues@2026-04-01' = {
   parent: queues
   name: 'distribute-pages'
+}
+
+// Where the Functions host puts what fails on them again and again.
+resource passesSetAside 'Microsoft.Storage/storageAccounts/queueServices/queues@2026-04-01' = {
+  parent: queues
+  name: 'distribute-passes-poison'
+}
+
+resource pagesSetAside 'Microsoft.Storage/storageAccounts/queueServices/queues@2026-04-01' = {
+  parent: queues
+  name: 'distribute-pages-poison'
 }
 
 resource functionOwnsBlobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = {

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from simulators.cloud import APP
 from simulators.described import DescribedApi
-from simulators.fleet import DAY, spki_of
+from simulators.fleet import DAY, Authority, Device, spki_of
 
 from functions.problems import FIELD_FAULTS, PROBLEMS
 from shared.errors import Conflict, EdbError, FormatError, KeyUnavailable, NotFound, TransportError
@@ -125,6 +125,32 @@ def damaged(app, _):
     return app.request("Audit", method="GET")
 
 
+def rebound(change=lambda _: None, *, released=True):
+    """Return what provokes a problem of binding a device that was changed to the key that it had."""
+
+    def provoke(app, _):
+        app.request("ProvisionKey", NAMED)
+        device = app.cloud.enrol()
+        if released:
+            app.drain()
+        change(app.cloud.registry)
+        body = {"device_id": "edge-01", "fingerprint": device.public_key.fingerprint.hex()}
+        return app.request("RebindDevice", body)
+
+    return provoke
+
+
+def twin_conflict(app, _):
+    app.request("ProvisionKey", NAMED)
+    app.cloud.enrol()
+    app.drain()
+    other = Device.make(app.cloud.authority)
+    app.cloud.registry.report("edge-01", other.report())
+    app.cloud.registry.faults["patch"] = [Conflict("changed", code="twin_conflict")] * 4
+    body = {"device_id": "edge-01", "fingerprint": other.public_key.fingerprint.hex()}
+    return app.request("RebindDevice", body)
+
+
 PROVOKED = {
     "malformed": posted("RotateKey", b"["),
     "invalid_request": posted("RotateKey", {}),
@@ -153,6 +179,10 @@ PROVOKED = {
     "rollout_changed": staged(posted("ChangeRollout", {**NAMED, **ELSEWHERE})),
     "conflict": failing(Conflict("too fast")),
     "body_too_large": posted("RotateKey", b" " * 65537),
+    "key_not_reported": rebound(lambda hub: hub.report("edge-01", {"device_public_key": None})),
+    "fingerprint_mismatch": rebound(lambda hub: hub.report("edge-01", Device.make(Authority()).report())),
+    "nothing_bound": rebound(released=False),
+    "twin_conflict": twin_conflict,
     "policy_serial": published(lambda data: data),
     "policy_read_only": read_only,
     "policy_changed": published(raised, **{"If-Match": '"0x0"'}),

@@ -216,6 +216,8 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "Devices",
         "Device",
         "DeviceModule",
+        "RebindDevice",
+        "ReconcileDevices",
         "Policy",
         "PublishPolicy",
         "Audit",
@@ -225,6 +227,8 @@ def test_building_the_app_reaches_for_no_cloud(cloud, tmp_path):
         "DistributeKeyTimer",
         "DistributeKeyPass",
         "DistributeKeyPage",
+        "DistributeKeyPagePoison",
+        "DistributeKeyPassPoison",
         "DistributeKeyTwinEvents",
         "DistributeKeyVaultEvents",
     }

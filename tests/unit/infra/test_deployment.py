@@ -85,7 +85,8 @@ def test_every_switch_stands_on_the_safe_side(deployed):
 
 def test_twin_changes_reach_the_function_app_and_its_queues_exist(deployed):
     assert deployed.routes == [("TwinChangeEvents", "twin-events")]
-    assert deployed.queues == {distribute_key.PASSES_QUEUE, distribute_key.PAGES_QUEUE}
+    work = {distribute_key.PASSES_QUEUE, distribute_key.PAGES_QUEUE}
+    assert deployed.queues == work | {f"{name}-poison" for name in work}
 
 
 def test_policy_and_audit_have_containers_and_only_the_audit_can_never_be_changed(deployed):

@@ -342,13 +342,32 @@ class TestDenial:
         cloud.run()
         assert len(cloud.registry.changes) == changes
 
-    def test_keys_of_a_device_whose_public_key_no_longer_parses_are_deleted(self, cloud):
-        cloud.enrol()
+    @pytest.mark.parametrize(
+        ("reported", "reason"), [("AAAA", "public_key_invalid"), (None, "public_key_missing")]
+    )
+    def test_a_device_without_a_usable_public_key_is_taken_its_keys_under_the_one_it_had(
+        self, cloud, reported, reason
+    ):
+        device = cloud.enrol()
         cloud.run()
+        cloud.registry.report("edge-01", {"device_public_key": reported})
+        cloud.run()
+        assert cloud.wrapped() == {}
+        assert (cloud.release().keys, cloud.release().fingerprint) == ({}, device.public_key.fingerprint)
+        assert cloud.tag()["reason"] == reason
+        writes = len(cloud.registry.writes)
+        cloud.run()
+        assert len(cloud.registry.writes) == writes
+
+    def test_what_was_planted_under_a_device_without_a_public_key_is_deleted(self, cloud):
+        cloud.registry.enrol("edge-01")
         cloud.registry.report("edge-01", {"device_public_key": "AAAA"})
+        cloud.registry.overwrite("edge-01", "desired", {"confidential_package_keys": {APP: "AAAA"}})
         cloud.run()
         assert cloud.registry.snapshot("edge-01")["desired"] == {}
-        assert cloud.tag()["reason"] == "public_key_invalid"
+        writes = len(cloud.registry.writes)
+        cloud.run()
+        assert len(cloud.registry.writes) == writes
         writes = len(cloud.registry.writes)
         cloud.run()
         assert len(cloud.registry.writes) == writes
@@ -363,6 +382,21 @@ class TestDenial:
         cloud.run()
         assert set(cloud.wrapped()) == {APP}
         assert cloud.tag() == {"state": "released", "at": "2030-05-17T12:00:00Z"}
+
+    def test_a_denial_is_told_no_more_once_the_policy_allows_and_there_is_nothing_to_release(self, cloud):
+        cloud.enrol()
+        cloud.registry.overwrite("edge-01", "tags", {"class": "kiosk"})
+        cloud.run()
+        assert cloud.tag()["state"] == "denied"
+        cloud.class_keys.revoke(APP, 1)
+        tags = {**cloud.registry.snapshot("edge-01")["tags"], "class": "gateway"}
+        cloud.registry.overwrite("edge-01", "tags", tags)
+        cloud.run()
+        assert cloud.tag()["state"] == "released"
+        assert cloud.registry.snapshot("edge-01")["desired"] == {}
+        writes = len(cloud.registry.writes)
+        cloud.run("edge-01")
+        assert len(cloud.registry.writes) == writes
 
     def test_a_twin_that_takes_no_part_is_left_alone(self, cloud):
         cloud.registry.enrol("thermostat")
@@ -533,6 +567,33 @@ class TestVersion1Devices:
         assert cloud.tag()["reason"] == "v1_not_allowed"
         assert cloud.registry.snapshot("edge-01")["desired"] == {}
 
+    def test_a_device_that_was_given_a_release_gets_no_keys_without_one(self, v1_cloud):
+        """Else whoever copied its connection string could lose the release, and with it what binds the id."""
+        device = self.enrol(v1_cloud)
+        v1_cloud.registry.report("edge-01", device.status())
+        v1_cloud.run()
+        assert set(v1_cloud.release().keys) == {APP}
+        for reported in (device, Device.make(v1_cloud.authority, kind="rsa")):
+            key = reported.identity()["device_public_key"]
+            v1_cloud.registry.report(
+                "edge-01", {"device_public_key": key, "confidential_package_status": None}
+            )
+            v1_cloud.wait(seconds=1)
+            v1_cloud.run("edge-01")
+            assert v1_cloud.wrapped() == {}
+            assert v1_cloud.release().fingerprint == device.public_key.fingerprint
+        v1_cloud.registry.report("edge-01", device.report())
+        v1_cloud.run("edge-01")
+        assert set(v1_cloud.wrapped()) == {APP}
+
+    def test_it_is_told_that_its_status_is_missing(self, v1_cloud):
+        device = self.enrol(v1_cloud)
+        v1_cloud.registry.report("edge-01", device.status())
+        v1_cloud.run()
+        v1_cloud.registry.report("edge-01", {"confidential_package_status": None})
+        v1_cloud.run()
+        assert (v1_cloud.tag()["state"], v1_cloud.tag()["reason"]) == ("denied", "status_missing")
+
     def test_keys_of_a_denied_one_are_deleted(self, v1_cloud):
         self.enrol(v1_cloud)
         v1_cloud.run()
@@ -628,13 +689,83 @@ class TestBinding:
         assert bound.tag()["state"] == "released"
         assert bound.release().fingerprint == other.public_key.fingerprint
 
+    @pytest.mark.parametrize(
+        "in_between",
+        [
+            {"device_public_key": None},
+            {"device_public_key": "AAAA"},
+            {"device_public_key": None, "device_cert": None, "confidential_package_status": None},
+            {"confidential_package_status": {"v": 9}},
+            {"confidential_package_status": None},
+        ],
+    )
+    def test_nothing_that_is_reported_in_between_loosens_it(self, bound, in_between):
+        before = bound.release()
+        bound.registry.report("edge-01", in_between)
+        bound.wait(seconds=1)
+        bound.run("edge-01")
+        self.impostor(bound)
+        bound.run("edge-01")
+        assert bound.tag()["reason"] == "key_not_bound"
+        assert (bound.release().keys, bound.release().fingerprint) == ({}, before.fingerprint)
+
+    def rebind(self, cloud, fingerprint):
+        tags = cloud.registry.snapshot("edge-01")["tags"]
+        outcome = {**tags["confidential_packages"], "rebind": fingerprint}
+        cloud.registry.overwrite("edge-01", "tags", {**tags, "confidential_packages": outcome})
+
     def test_an_operators_word_for_the_very_key_binds_it(self, bound):
         other = self.impostor(bound)
         bound.run()
-        tags = bound.registry.snapshot("edge-01")["tags"]
         for fingerprint, state in (("00" * 32, "denied"), (other.public_key.fingerprint.hex(), "released")):
-            outcome = {**tags["confidential_packages"], "rebind": fingerprint}
-            bound.registry.overwrite("edge-01", "tags", {**tags, "confidential_packages": outcome})
+            self.rebind(bound, fingerprint)
             bound.run("edge-01")
             assert bound.tag()["state"] == state
+            assert "rebind" not in bound.tag()
+        assert bound.release().fingerprint == other.public_key.fingerprint
+
+    def test_an_operators_word_holds_once(self, bound):
+        first = {**bound.registry.snapshot("edge-01")["reported"]}
+        del first["device_cert"]
+        other = self.impostor(bound)
+        second = bound.registry.snapshot("edge-01")["reported"]
+        self.rebind(bound, other.public_key.fingerprint.hex())
+        bound.run("edge-01")
+        certified = Device.make(bound.authority)
+        bound.registry.report("edge-01", certified.report(sequence=bound.release().sequence))
+        bound.run("edge-01")
+        assert bound.release().fingerprint == certified.public_key.fingerprint
+        for reported in (first, second):
+            bound.registry.overwrite("edge-01", "reported", reported)
+            bound.run("edge-01")
+            assert bound.tag()["reason"] == "key_not_bound"
+
+    def test_a_word_that_came_too_late_is_not_kept(self, bound):
+        before = bound.registry.snapshot("edge-01")["reported"]
+        other = self.impostor(bound)
+        self.rebind(bound, other.public_key.fingerprint.hex())
+        bound.registry.overwrite("edge-01", "reported", before)
+        bound.run("edge-01")
+        assert "rebind" not in bound.tag()
+
+    def test_a_word_for_a_set_that_does_not_fit_waits_until_it_does(self, bound):
+        other = self.impostor(bound)
+        self.rebind(bound, other.public_key.fingerprint.hex())
+        others = {f"other_{number}": "x" * 4000 for number in range(7)}
+        held = bound.registry.snapshot("edge-01")["desired"]
+        bound.registry.overwrite("edge-01", "desired", {**held, **others})
+        for _ in range(2):
+            bound.run("edge-01")
+            assert (bound.tag()["state"], "rebind" in bound.tag()) == ("over_budget", True)
+        bound.registry.overwrite("edge-01", "desired", held)
+        bound.run("edge-01")
+        assert (bound.tag()["state"], "rebind" in bound.tag()) == ("released", False)
+        assert bound.release().fingerprint == other.public_key.fingerprint
+
+    def test_a_denial_for_another_reason_moves_the_binding_as_the_operator_said(self, bound):
+        other = self.impostor(bound)
+        self.rebind(bound, other.public_key.fingerprint.hex())
+        bound.registry.disable("edge-01")
+        bound.run("edge-01")
+        assert (bound.tag()["reason"], "rebind" in bound.tag()) == ("device_disabled", False)
         assert bound.release().fingerprint == other.public_key.fingerprint
