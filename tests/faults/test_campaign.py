@@ -101,7 +101,7 @@ def test_a_poison_twin_among_a_thousand_keeps_nobody_else_from_a_key(start):
     for number, kind in enumerate(kinds):
         campaign.hub.overlays[DeviceId(f"edge-{number * 40 + 17:04}")] = poison.kinds()[kind]
     campaign.come_to_rest(passes=2)
-    assert not any(queue.poison for queue in campaign.queues.values())
+    assert not any(queue.aside_count for queue in campaign.queues.values())
 
 
 @pytest.mark.timeout(600)

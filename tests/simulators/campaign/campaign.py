@@ -37,7 +37,7 @@ from simulators.policy_floor import MemoryFloor
 from simulators.vault import MemoryClassKeyStore, SoftwareKek, SoftwareSigner
 
 from functions import distribute_key
-from functions.endpoint import PAGES_QUEUE, PASSES_QUEUE
+from functions.endpoint import PAGES_POISON, PAGES_QUEUE, PASSES_POISON, PASSES_QUEUE
 from shared.errors import EdbError
 from shared.twin.documents import CERTIFICATES, PUBLIC_KEY
 from shared.types import DeviceId, KeyName
@@ -50,7 +50,13 @@ if TYPE_CHECKING:
 EVENT_TRIES = 5
 QUIET_PASSES = 4
 _PUTS_BACK = frozenset({"DistributeKeyPage", "DistributeKeyTwinEvents"})
-_TAKERS = {PASSES_QUEUE: "DistributeKeyPass", PAGES_QUEUE: "DistributeKeyPage"}
+_POISON_OF = {PASSES_QUEUE: PASSES_POISON, PAGES_QUEUE: PAGES_POISON}
+_TAKERS = {
+    PASSES_QUEUE: "DistributeKeyPass",
+    PAGES_QUEUE: "DistributeKeyPage",
+    PASSES_POISON: "DistributeKeyPassPoison",
+    PAGES_POISON: "DistributeKeyPagePoison",
+}
 
 
 class _Failures(logging.Handler):
@@ -110,6 +116,8 @@ class Campaign(Operators, Trouble):
         self.policies = MemoryPolicies(lambda data: self.oracle.published(self._tables[data]))
         self.oracle = Oracle(self)
         self.queues = {name: StorageQueue(name=name) for name in _TAKERS}
+        for name, poison in _POISON_OF.items():
+            self.queues[name].poison = self.queues[poison]
         self._failures = _Failures()
         self.instances = [Instance(self, f"functions-{number}") for number in range(instances)]
         self._event_position = self._event_tries = 0
@@ -228,6 +236,9 @@ class Campaign(Operators, Trouble):
     def take_page(self) -> None:
         self._take(PAGES_QUEUE)
 
+    def take_what_was_set_aside(self) -> None:
+        self._take(self.random.choice([PASSES_POISON, PAGES_POISON]))
+
     def _take(self, name: str) -> bool:
         """Hand a message to an instance; say whether there was one, and somebody to take it."""
         instance, queue = self._idle(), self.queues[name]
@@ -243,7 +254,8 @@ class Campaign(Operators, Trouble):
     def _work(self, instance: Instance, queue: StorageQueue, message: Message) -> None:
         text = f"{queue.name} {message.number} try {message.tries}"
         services = instance.services
-        _, done = self._call(instance, _TAKERS[queue.name], text, message=queue_message(message.text))
+        asked = queue_message(message.text, tries=message.tries)
+        _, done = self._call(instance, _TAKERS[queue.name], text, message=asked)
         if done and not self.chaos.is_calm and self.random.random() < 0.02:
             self.log(f"{text}: done, and not deleted")  # it comes again
         elif done:
@@ -392,6 +404,7 @@ class Campaign(Operators, Trouble):
 _STEPS = {
     "take_pass": 6,
     "take_page": 14,
+    "take_what_was_set_aside": 2,
     "deliver_events": 14,
     "timer": 2,
     "sync_device": 30,

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import azure.functions as func
 from azure.functions.meta import Datum
+from azure.functions.queue import QueueMessage
 from simulators.campaign.hub import HubPort
 from simulators.cloud import AUDIENCE
 
-from functions import distribute_key, key_lifecycle, provision_key, release_policy
+from functions import distribute_key, key_lifecycle, provision_key, release_policy, set_aside
 from functions.audit import AuditLog
 from functions.audit_chain import AuditChain
 from functions.class_keys import ClassKeys
@@ -107,7 +108,7 @@ class Instance:
         self._confirmed_at: float | None = None
         self.services: Services | None = None
         app = func.FunctionApp()
-        for module in (distribute_key, provision_key, key_lifecycle, release_policy):
+        for module in (distribute_key, set_aside, provision_key, key_lifecycle, release_policy):
             app.register_functions(module.blueprint(self._connected))
         self._functions = {}
         for function in app.get_functions():
@@ -206,8 +207,8 @@ class Output(func.Out):
         return self._value
 
 
-def queue_message(text: str) -> func.QueueMessage:
-    return func.QueueMessage(id="1", body=text.encode())
+def queue_message(text: str, *, tries: int = 1) -> func.QueueMessage:
+    return QueueMessage(id="1", body=text.encode(), dequeue_count=tries)
 
 
 def event_batch(events: list[dict]) -> list[func.EventHubEvent]:

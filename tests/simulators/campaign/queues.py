@@ -29,15 +29,17 @@ class StorageQueue:
 
     Attributes:
         name: Its name.
-        poison: Messages that were tried too often.
-        put_count, done_count: How many were ever put, how many were deleted after success.
+        poison: Where messages go that were tried too often; None leaves them where nobody takes them.
+        put_count, done_count, aside_count: How many were ever put, how many were deleted after success, how
+            many were tried too often.
     """
 
     name: str
+    poison: StorageQueue | None = None
     waiting: list[Message] = field(default_factory=list)
-    poison: list[Message] = field(default_factory=list)
     put_count: int = 0
     done_count: int = 0
+    aside_count: int = 0
 
     def put(self, texts: Sequence[str], *, now: float) -> None:
         for text in texts:
@@ -51,7 +53,7 @@ class StorageQueue:
             return None
         message = source.choice(visible)
         if message.tries >= MAX_TRIES:  # whoever had it died with it each time
-            self._put_aside(message)
+            self._put_aside(message, now=now)
             return None
         message.tries += 1
         message.visible_at = now + lease
@@ -67,14 +69,16 @@ class StorageQueue:
         if message.tries < MAX_TRIES or message not in self.waiting:
             message.visible_at = now + VISIBILITY_SECONDS
             return False
-        self._put_aside(message)
+        self._put_aside(message, now=now)
         return True
 
-    def _put_aside(self, message: Message) -> None:
+    def _put_aside(self, message: Message, *, now: float) -> None:
         self.waiting.remove(message)
-        self.poison.append(message)
+        self.aside_count += 1
+        if self.poison is not None:
+            self.poison.put([message.text], now=now)
 
     @property
     def is_conserved(self) -> bool:
-        """Whether every message that was ever put waits, is done, or lies in the poison queue."""
-        return self.put_count == self.done_count + len(self.waiting) + len(self.poison)
+        """Whether every message that was ever put waits, is done, or was put aside."""
+        return self.put_count == self.done_count + len(self.waiting) + self.aside_count
