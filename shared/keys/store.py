@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from shared.rollout import RolloutState
@@ -64,7 +65,7 @@ class ClassKeyVersion:
         return self.rollout is not None and self.rollout.state is RolloutState.STAGED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassKeyState:
     """What a store tells of a class key without opening it.
 
@@ -84,7 +85,7 @@ class ClassKeyState:
         """The newest version's number, whatever its state: the next one follows it."""
         return self.versions[-1].version
 
-    @property
+    @cached_property
     def current(self) -> int | None:
         """The version that builds and, unless a staged one reaches them, devices are given; None for none.
 
@@ -95,7 +96,7 @@ class ClassKeyState:
         newest = self.newest_finished
         return newest.version if newest is not None and newest.state is VersionState.ACTIVE else None
 
-    @property
+    @cached_property
     def newest_finished(self) -> ClassKeyVersion | None:
         """The newest version that is there for all and whose time has come, whatever else it is."""
         for each in reversed(self.versions):
@@ -103,14 +104,14 @@ class ClassKeyState:
                 return each
         return None
 
-    @property
+    @cached_property
     def unfinished(self) -> ClassKeyVersion | None:
         """The version whose rollout is under way, whether or not it may be wrapped; None if none is."""
         latest = self.versions[-1]
         is_over = latest.state in {VersionState.REVOKED, VersionState.ABORTED}
         return latest if latest.is_staged and not is_over else None
 
-    @property
+    @cached_property
     def staged(self) -> ClassKeyVersion | None:
         """The version that the devices which its rollout reaches are given; None if there is none.
 
@@ -131,7 +132,7 @@ class ClassKeyState:
             return staged.version
         return self.current
 
-    @property
+    @cached_property
     def key_bytes(self) -> int:
         """Length of the key in bytes: 16, 24 or 32."""
         return ALGORITHM_BITS[self.algorithm] // 8
