@@ -21,7 +21,7 @@ from measuring import BLOCK, Contender, probe_gcm, probe_sha
 
 from cpk_tool.atomic_file import replacing
 from cpm.sealed_store import SealedStore
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.cpk.manifest import Target, Version
 from shared.cpk.opening import Requirements, open_package
 from shared.cpk.profiles import RECOMMENDED, REFERENCE, Profile

@@ -28,7 +28,7 @@ from local_cloud.twin_hub.hub import Hub
 from local_cloud.twin_hub.identities import Authentication, AuthenticationKind, IdentityRequest
 from local_cloud.twin_hub.store import Store
 from local_cloud.twin_hub.throttles import Throttles
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.policy.document import Policy, load_policy
 from shared.twin.documents import (
     KEYS,

@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from shared.certificates import TrustStore, load_certificates, load_public_key, validate_path
+from shared.certificate_paths import TrustStore, validate_path
+from shared.certificates import load_certificates
 from shared.errors import EdbError
+from shared.public_keys import load_public_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable

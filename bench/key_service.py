@@ -46,7 +46,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from measuring import Spread
 
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.keys.wrapping import WrapContext, wrap_key
 from shared.policy.claims import certificate_claims
 from shared.policy.document import Operation, load_policy

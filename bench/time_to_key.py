@@ -49,7 +49,7 @@ from device_agent.state import StateFolder as AgentFolder
 from device_agent.sync import Agent
 from local_cloud.enrolment import Enrolment, enrol, provision
 from local_cloud.state import StateFolder as CloudFolder
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.types import Audience, Secret, parse_device_id
 
 if TYPE_CHECKING:

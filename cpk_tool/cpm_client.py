@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from shared.certificates import PublicKey, load_public_key
 from shared.errors import FormatError
+from shared.public_keys import PublicKey, load_public_key
 from shared.wire.cpm_channel import DEFAULT_SOCKET, SOCKET_VARIABLE
 
 if TYPE_CHECKING:

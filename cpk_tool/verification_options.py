@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from cpk_tool.key_files import read_small
 from cpk_tool.output import UsageError
-from shared.certificates import TrustStore, load_certificates
+from shared.certificate_paths import TrustStore
+from shared.certificates import load_certificates
 from shared.cpk.package import inspect_package
 from shared.cpk.schemes import CertificateUrl
 from shared.cpk.trust import Trust

@@ -16,11 +16,12 @@ from cpk_tool.key_files import load_private_key, read_small
 from cpk_tool.output import warn
 from cpk_tool.passphrase import PassphraseSource
 from cpk_tool.wrap_key_client import request_wrapped_key, service_from
-from shared.certificates import leaf_public_key, load_certificates, load_public_key
+from shared.certificates import leaf_public_key, load_certificates
 from shared.cpk.planning import ClassKey
 from shared.errors import FormatError
 from shared.keys.unwrapping import unwrap_key
 from shared.keys.wrapping import WrapContext
+from shared.public_keys import load_public_key
 from shared.types import Audience, KeyName, WrapAlgorithm
 
 if TYPE_CHECKING:

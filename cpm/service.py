@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cpm.sealed_store import SealedFile, SealedReader, SealedStore
     from cpm.state import HeldKey, InstalledPackage, State
     from cpm.state_file import StateFile
-    from shared.certificates import TrustStore
+    from shared.certificate_paths import TrustStore
     from shared.types import KeyName, Secret
     from shared.wire.cpm_contract import Request
 

@@ -17,7 +17,7 @@ from cpm.custody.port import DeviceKeyType
 from cpm.sandbox import SandboxChoice, find_sandbox
 from cpm.service import Pins
 from cpm.workload import Limits, Rules
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.errors import EdbError, FormatError, SettingsError
 from shared.types import Audience, DeviceId, parse_audience, parse_device_id
 

@@ -23,7 +23,8 @@ from datetime import UTC, datetime
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from device_agent.certificate import MAX_TWIN_BYTES, DeviceCertificate
-from shared.certificates import TrustStore, device_id_of, leaf_public_key, load_certificates, validate_path
+from shared.certificate_paths import TrustStore, validate_path
+from shared.certificates import device_id_of, leaf_public_key, load_certificates
 from shared.encoding import decode_base64, encode_base64
 from shared.errors import EdbError, FormatError, VerificationError
 

@@ -37,9 +37,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from device_agent.bounded_command import Finished, run_command
 from device_agent.cpm_client import AppliedRelease, CpmStatus, DeviceKey, HeldKey
 from device_agent.reference_memory import Memory, ReferenceMemory
-from shared.certificates import KeyKind, PublicKey, load_public_key
 from shared.encoding import decode_base64, encode_base64
 from shared.errors import FormatError, StorageError, TransportError, VerificationError
+from shared.public_keys import KeyKind, PublicKey, load_public_key
 from shared.release.verifying import Expectation, Verdict, verify_release
 from shared.types import WrapAlgorithm
 

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from edb.answers import Fields
-from shared.certificates import RSA_BITS, RSA_EXPONENT
 from shared.encoding import encode_base64
 from shared.errors import FormatError
 from shared.keys.envelope import Kek
+from shared.public_keys import RSA_BITS, RSA_EXPONENT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.certificates import build_name_of, leaf_public_key, load_public_key
+from shared.certificates import build_name_of, leaf_public_key
 from shared.errors import FormatError
 from shared.keys.wrapping import algorithms_for
 from shared.policy.claims import certificate_claims, request_claims
 from shared.policy.document import Operation
 from shared.policy.evaluate import Denied
 from shared.policy.explaining import Explanation, explain
+from shared.public_keys import load_public_key
 from shared.twin import entitlement
 from shared.twin.documents import parse_certificates, parse_public_key, parse_status
 from shared.twin.entitlement import Denial, choose_algorithm, verified_claims, verify_chain
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from shared.certificates import PublicKey, TrustStore
+    from shared.certificate_paths import TrustStore
     from shared.policy.document import Policy
+    from shared.public_keys import PublicKey
     from shared.twin.documents import ReportedStatus
     from shared.twin.ports import Twin
     from shared.types import KeyName, WrapAlgorithm

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from functions.audit import AuditLog
     from functions.class_keys import ClassKeys
-    from shared.certificates import TrustStore
+    from shared.certificate_paths import TrustStore
     from shared.keys.store import ClassKeyState
     from shared.policy.document import Policy
     from shared.twin.held import Held

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from functions.call_rates import CallRates
     from functions.policy_source import FloorStore, PolicyStore
     from functions.settings import Settings
-    from shared.certificates import TrustStore
+    from shared.certificate_paths import TrustStore
     from shared.keys.store import ClassKeyStore, KeyEncryptionKey
     from shared.twin.ports import ReleaseSigner, TwinRegistry
     from shared.types import Audience

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from functions.call_rates import Allowance
 from functions.policy_source import MAX_AGE_SECONDS, REFRESH_SECONDS
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.errors import EdbError, SettingsError
 from shared.policy.document import load_policy
 from shared.revocation import MAX_CRL_BYTES, load_revocation_lists

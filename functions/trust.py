@@ -18,7 +18,7 @@ from shared.revocation import MAX_CRL_BYTES, load_revocation_lists
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from shared.certificates import TrustStore
+    from shared.certificate_paths import TrustStore
 
 _LOG = logging.getLogger(__name__)
 _Stamp = tuple[int, int, int]

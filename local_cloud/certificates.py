@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from local_cloud.files import PRIVATE, write_atomically
-from shared.certificates import load_public_key
 from shared.errors import FormatError, StorageError
+from shared.public_keys import load_public_key
 from shared.types import parse_device_id
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from shared.wire.cpm_channel import connect
 if TYPE_CHECKING:
     import argparse
 
-    from shared.certificates import PublicKey
+    from shared.public_keys import PublicKey
 
 _TIMEOUT_SECONDS = 60.0
 _NOWHERE = Audience("sync")  # RSA wrapping binds no context

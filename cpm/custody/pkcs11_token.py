@@ -45,7 +45,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cpm.custody.port import DeviceKeyType
 from cpm.custody.storage_root import ROOT_BYTES, StorageRoot, damaged
 from cpm.files import read_private, write_atomically
-from shared.certificates import PublicKey, load_public_key
 from shared.errors import (
     EdbError,
     FormatError,
@@ -55,6 +54,7 @@ from shared.errors import (
     VerificationError,
 )
 from shared.keys.wrapping import KEY_LENGTHS, WrapContext, wrap_key, wrapped_size
+from shared.public_keys import PublicKey, load_public_key
 from shared.types import Audience, KeyName, Secret, WrapAlgorithm
 
 try:

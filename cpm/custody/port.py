@@ -6,8 +6,8 @@ import enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from shared.certificates import PublicKey
     from shared.keys.wrapping import WrapContext
+    from shared.public_keys import PublicKey
     from shared.types import Secret, WrapAlgorithm
 
 

@@ -29,10 +29,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cpm.custody.port import DeviceKeyType
 from cpm.custody.storage_root import ROOT_BYTES, StorageRoot, damaged
 from cpm.files import read_private, write_atomically
-from shared.certificates import PublicKey, load_public_key
 from shared.errors import FormatError
 from shared.keys.unwrapping import PrivateKey, unwrap_key
 from shared.keys.wrapping import WrapContext, algorithms_for
+from shared.public_keys import PublicKey, load_public_key
 from shared.types import Secret, WrapAlgorithm
 
 if TYPE_CHECKING:

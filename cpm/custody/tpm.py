@@ -34,9 +34,9 @@ from cpm.custody.tpm_counter import TpmCounter
 from cpm.custody.tpm_device import TpmDevice, TpmObject
 from cpm.custody.tpm_files import KEY_FILE, ROOT_FILE, KeyFile, RootFile
 from cpm.custody.tpm_root import SealedRoot
-from shared.certificates import PublicKey, load_public_key
 from shared.errors import FormatError, VerificationError
 from shared.keys.wrapping import KEY_LENGTHS, WrapContext, wrapped_size
+from shared.public_keys import PublicKey, load_public_key
 from shared.types import Secret, WrapAlgorithm
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from edb.options import add_json, key_name
 from edb.policy_files import read_limited, read_policy
 from edb.twin_file import parse_twin
 from edb.verdict_tree import judgement_document, print_judgement
-from shared.certificates import MAX_CHAIN_BYTES, MAX_TRUST_BYTES, TrustStore, load_certificates
+from shared.certificate_paths import MAX_TRUST_BYTES, TrustStore
+from shared.certificates import MAX_CHAIN_BYTES, load_certificates
 from shared.command_line.output import DONE, REFUSED, UsageError, print_json
 from shared.errors import FormatError
 from shared.policy.document import Operation

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from shared.certificates import TrustStore
+    from shared.certificate_paths import TrustStore
     from shared.cpk.manifest import Manifest
 
 __all__ = [

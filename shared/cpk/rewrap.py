@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import datetime
 
-    from shared.certificates import TrustStore
+    from shared.certificate_paths import TrustStore
     from shared.cpk.signing import Signer
     from shared.types import Secret
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from shared.certificates import leaf_public_key, load_certificates, load_public_key
+from shared.certificates import leaf_public_key, load_certificates
 from shared.cpk.schemes import CertificateUrl, Encoding, PreSharedCertificate
 from shared.cpk.signing import (
     EmbeddedCertificateBytes,
@@ -33,6 +33,7 @@ from shared.cpk.signing import (
     sign,
 )
 from shared.errors import FormatError
+from shared.public_keys import load_public_key
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 
-from shared.certificates import TrustStore, ValidatedPath, load_certificates, validate_path
+from shared.certificate_paths import TrustStore, ValidatedPath, validate_path
+from shared.certificates import load_certificates
 from shared.cpk.schemes import (
     CertificateUrl,
     Certification,

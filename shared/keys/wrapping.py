@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
-from shared.certificates import KeyKind, PublicKey
 from shared.errors import FormatError
+from shared.public_keys import KeyKind, PublicKey
 from shared.types import MAX_KEY_VERSION, Audience, KeyName, WrapAlgorithm
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def wrap_key(key: Secret, public_key: PublicKey, algorithm: WrapAlgorithm, *, co
 
     Args:
         key: 16, 24 or 32 bytes.
-        public_key: The receiver's, from :func:`shared.certificates.load_public_key`.
+        public_key: The receiver's, from :func:`shared.public_keys.load_public_key`.
         algorithm: One of :func:`algorithms_for` its kind; that a policy rule lists it is the caller's check.
         context: Bound by HPKE; RSA ignores it.
 

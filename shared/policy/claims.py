@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from shared.certificates import build_name_of, device_id_of, leaf_public_key
 
 if TYPE_CHECKING:
-    from shared.certificates import KeyKind, ValidatedPath
+    from shared.certificate_paths import ValidatedPath
+    from shared.public_keys import KeyKind
     from shared.types import KeyName, WrapAlgorithm
 
 Claims = Mapping[str, object]

@@ -21,7 +21,7 @@ from shared.types import MAX_KEY_VERSION, Fingerprint, KeyName, WrapAlgorithm, p
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from shared.certificates import PublicKey
+    from shared.public_keys import PublicKey
 
 MAX_WRAPPED_BYTES = 1024
 """Longer than any key wrapped under a public key that the protocol knows (RSA 4096: 512 bytes)."""
@@ -127,7 +127,7 @@ def parse_public_key(reported: Mapping[str, object]) -> PublicKey | None:
     """
     if PUBLIC_KEY not in reported:
         return None
-    from shared.certificates import load_public_key  # noqa: PLC0415 - a device, which writes these, needs none of it
+    from shared.public_keys import load_public_key  # noqa: PLC0415 - a device, which writes these, needs none of it
 
     where = f"/{PUBLIC_KEY}"
     text = join_parts(reported[PUBLIC_KEY], where=where)

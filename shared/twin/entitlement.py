@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shared.certificates import KeyKind, PublicKey, changes_of, validate_path
+from shared.certificate_paths import validate_path
+from shared.certificates import changes_of
 from shared.errors import FormatError, VerificationError
 from shared.keys.wrapping import algorithms_for
 from shared.policy.claims import certificate_claims, hub_claims
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from shared.certificates import TrustStore, ValidatedPath
+    from shared.certificate_paths import TrustStore, ValidatedPath
     from shared.keys.store import ClassKeyState
     from shared.policy.document import Policy
+    from shared.public_keys import KeyKind, PublicKey
     from shared.twin.ports import Twin
     from shared.types import DeviceId, KeyName
 

@@ -17,7 +17,7 @@ from shared.twin.sections import apply_patch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from shared.certificates import PublicKey
+    from shared.public_keys import PublicKey
     from shared.twin.entitlement import Entitlement
     from shared.twin.held import Held
     from shared.twin.ports import Twin

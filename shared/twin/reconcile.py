@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from shared.certificates import PublicKey, TrustStore
+    from shared.certificate_paths import TrustStore
     from shared.keys.store import ClassKeyState
     from shared.policy.document import Policy
+    from shared.public_keys import PublicKey
     from shared.release.document import ReleasedKey
     from shared.twin.documents import ReportedStatus
     from shared.twin.entitlement import Applicant, Entitlement

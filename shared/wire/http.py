@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from cryptography import x509
 
-    from shared.certificates import PublicKey
     from shared.errors import EdbError
+    from shared.public_keys import PublicKey
     from shared.rollout import Rollout
     from shared.types import KeyName, WrapAlgorithm
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from shared import strict_json
-from shared.certificates import PublicKey, load_certificates, load_public_key
+from shared.certificates import load_certificates
 from shared.encoding import decode_base64
 from shared.errors import FormatError
+from shared.public_keys import PublicKey, load_public_key
 from shared.types import MAX_KEY_VERSION, KeyName, WrapAlgorithm, parse_key_name
 
 if TYPE_CHECKING:

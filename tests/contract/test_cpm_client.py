@@ -19,8 +19,8 @@ from simulators.scripted_cpm import ScriptedCpm, device_key
 
 from device_agent.cpm_client import SocketCpmClient, parse_applied, parse_device_key, parse_status
 from device_agent.reference_cpm import Pins, ReferenceCpm
-from shared.certificates import load_public_key
 from shared.errors import FormatError, TransportError, VerificationError
+from shared.public_keys import load_public_key
 from shared.types import KeyName, WrapAlgorithm
 
 

@@ -18,9 +18,9 @@ from simulators.tpm_token import TpmToken
 from cpm.custody.choice import SoftwareChoice, TpmChoice, open_custody, parse_custody
 from cpm.custody.port import DeviceKeyType
 from cpm.custody.software import SoftwareCustody
-from shared.certificates import KeyKind
 from shared.errors import Conflict, StorageError, VerificationError
 from shared.keys.wrapping import WrapContext, rsa_padding, wrap_key
+from shared.public_keys import KeyKind
 from shared.types import Audience, KeyName, Secret, WrapAlgorithm
 
 CONTEXT = WrapContext(audience=Audience("a"), device_id="edge-01", name=KeyName("k"), version=1)

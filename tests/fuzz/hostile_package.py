@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.cpk.opening import KeyReference, Requirements, inspect_package, open_package
 from shared.errors import FormatError, KeyUnavailable, VerificationError
 from shared.types import Secret

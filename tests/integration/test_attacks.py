@@ -24,9 +24,9 @@ from device_agent.cpm_client import SocketCpmClient
 from device_agent.inbox import Inbox
 from device_agent.state import StateFolder
 from device_agent.sync import Agent
-from shared.certificates import load_public_key
 from shared.errors import EdbError, FormatError, StorageError
 from shared.keys.wrapping import WrapContext, wrap_key
+from shared.public_keys import load_public_key
 from shared.twin.documents import desired_patch, parse_public_key, parse_status
 from shared.types import Audience, DeviceId, WrapAlgorithm
 

@@ -543,7 +543,7 @@ def test_a_key_is_synced_from_the_command_line_for_the_printed_public_key(worksh
     printed = tool("pub-key", env=cpm).stdout
     spki = base64.b64decode(printed, validate=False)
     pem = tool("pub-key", "--format", "pem", env=cpm).stdout
-    from shared.certificates import load_public_key  # noqa: PLC0415 - beside its use
+    from shared.public_keys import load_public_key  # noqa: PLC0415 - beside its use
 
     assert printed.count("\n") == 1
     assert pem.encode() == load_der_public_key(spki).public_bytes(

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.cpk.frame import encode_frame, read_frame
 from shared.cpk.manifest import Target, Version, encode_manifest, parse_manifest
 from shared.cpk.opening import CHUNK, Requirements, inspect_package, open_package

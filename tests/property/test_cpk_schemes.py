@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.certificates import TrustStore, load_certificates
+from shared.certificate_paths import TrustStore
+from shared.certificates import load_certificates
 from shared.cpk.encryption import PayloadNonce, start_opening, start_sealing
 from shared.cpk.hashing import HashAlgorithm
 from shared.cpk.manifest import Target, Version, encode_manifest, parse_manifest

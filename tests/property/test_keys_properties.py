@@ -11,17 +11,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.certificates import (
-    KeyKind,
-    PublicKey,
-    load_certificates,
-    load_public_key,
-)
+from shared.certificates import load_certificates
 from shared.errors import FormatError, VerificationError
 from shared.keys.envelope import Kek, open_envelope, parse_envelope, seal_envelope
 from shared.keys.kcv import key_check_value
 from shared.keys.unwrapping import unwrap_key
 from shared.keys.wrapping import WrapContext, algorithms_for, wrap_key, wrapped_size
+from shared.public_keys import KeyKind, PublicKey, load_public_key
 from shared.types import Audience, KeyName, Secret, WrapAlgorithm
 
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)

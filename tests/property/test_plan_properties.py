@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.certificates import load_public_key
 from shared.errors import FormatError
 from shared.keys.wrapping import algorithms_for
+from shared.public_keys import load_public_key
 from shared.release.document import MAX_TIME
 from shared.twin.documents import KEYS, RELEASE
 from shared.twin.entitlement import Entitlement

@@ -14,7 +14,8 @@ from simulators.fielded_cpm import FieldedCpm
 from simulators.fleet import ALL_ALGORITHMS, spki_of
 
 from local_cloud.enrolment import Enrolment, enrol
-from shared.certificates import load_certificates, load_public_key
+from shared.certificates import load_certificates
+from shared.public_keys import load_public_key
 from shared.release.document import parse_release
 from shared.twin.documents import KeyReport, parse_desired, reported_identity, reported_status
 from shared.twin.sections import patch_between

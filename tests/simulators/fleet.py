@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from shared.certificates import PublicKey, TrustStore, load_public_key
+from shared.certificate_paths import TrustStore
 from shared.policy.document import Policy, load_policy
+from shared.public_keys import PublicKey, load_public_key
 from shared.twin.documents import KeyReport, reported_identity, reported_status
 from shared.types import WrapAlgorithm
 

@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from shared.certificates import TrustStore, load_public_key
+from shared.certificate_paths import TrustStore
 from shared.cpk.manifest import Target, Version
 from shared.cpk.sealing import ClassKey, Description, seal_package
 from shared.cpk.signing_keys import KeySigner
 from shared.keys.wrapping import WrapContext, algorithms_for, wrap_key
+from shared.public_keys import load_public_key
 from shared.release.document import Release, ReleasedKey, assemble, encode_claims, to_be_signed
 from shared.types import Audience, DeviceId, Fingerprint, KeyName, Secret, WrapAlgorithm
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cpk_tool.key_files import FileKeyStore
-from shared.certificates import TrustStore, load_certificates
+from shared.certificate_paths import TrustStore
+from shared.certificates import load_certificates
 from shared.cpk.opening import Requirements, Trust, inspect_package, open_package
 from shared.errors import FormatError, KeyUnavailable, VerificationError
 

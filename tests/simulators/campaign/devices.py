@@ -12,10 +12,10 @@ from cpm.clock import ProvenClock
 from cpm.keyring import apply_release, check_value
 from cpm.state import State
 from device_agent.handover import failed_keys, made_for
-from shared.certificates import PublicKey, load_public_key
 from shared.errors import EdbError, FormatError
 from shared.keys.unwrapping import unwrap_key
 from shared.keys.wrapping import algorithms_for
+from shared.public_keys import PublicKey, load_public_key
 from shared.twin.documents import KeyReport, parse_desired, reported_identity, reported_status
 from shared.twin.sections import patch_between
 

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.cpk.manifest import Target, Version
 from shared.cpk.opening import Requirements, open_package
 from shared.cpk.profiles import REFERENCE

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from shared.certificates import TrustStore, load_certificates
+from shared.certificate_paths import TrustStore
+from shared.certificates import load_certificates
 from shared.cpk.hashing import HashAlgorithm
 from shared.cpk.offline import (
     OfflineSigner,

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.cpk.opening import CHUNK
 from shared.cpk.signing import Role
 from shared.errors import FormatError, KeyUnavailable, VerificationError

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from shared.certificates import TrustStore
+from shared.certificate_paths import TrustStore
 from shared.cpk.manifest import Target, Version
 from shared.cpk.package import inspect_package
 from shared.cpk.profiles import RECOMMENDED, REFERENCE

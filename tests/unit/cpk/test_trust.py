@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from shared.certificates import TrustStore, load_certificates
+from shared.certificate_paths import TrustStore
+from shared.certificates import load_certificates
 from shared.cpk.profiles import RECOMMENDED
 from shared.cpk.schemes import CertificateUrl, PreSharedCertificate, SignatureScheme
 from shared.cpk.signing_keys import KeySigner

@@ -9,9 +9,9 @@ from simulators.releasing_cloud import AUDIENCE, CP_ID, DEVICE_ID, NAME
 from cpm import packages
 from cpm.admission import TABLE, DeviceKeyKind, KeyStanding, Offer, PackageStanding, Phase, admit
 from cpm.custody.port import DeviceKeyType
-from shared.certificates import load_public_key
 from shared.errors import EdbError
 from shared.keys.wrapping import WrapContext, wrap_key
+from shared.public_keys import load_public_key
 from shared.types import WrapAlgorithm
 from shared.wire.cpm_contract import CpmOperation
 

@@ -13,10 +13,10 @@ from simulators.releasing_cloud import AUDIENCE, DEVICE_ID, NAME
 
 from cpm.custody.port import DeviceKeyType
 from cpm.state_file import StateFile
-from shared.certificates import load_public_key
 from shared.errors import Conflict, FormatError, KeyUnavailable, StorageError, VerificationError
 from shared.keys.kcv import key_check_value
 from shared.keys.wrapping import WrapContext, wrap_key
+from shared.public_keys import load_public_key
 from shared.release.document import assemble, encode_claims, parse_release, to_be_signed
 from shared.types import Audience, DeviceId, WrapAlgorithm
 

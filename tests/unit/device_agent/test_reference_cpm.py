@@ -9,9 +9,9 @@ from simulators.reference_tool import ReferenceTool
 from simulators.releasing_cloud import AUDIENCE, DEVICE_ID, NAME, ReleasingCloud
 
 from device_agent.reference_cpm import Pins, ReferenceCpm
-from shared.certificates import KeyKind, load_public_key
 from shared.encoding import encode_base64
 from shared.errors import FormatError, StorageError, TransportError, VerificationError
+from shared.public_keys import KeyKind, load_public_key
 from shared.types import WrapAlgorithm
 
 RSA1_5 = WrapAlgorithm.RSA1_5

@@ -15,7 +15,7 @@ from device_agent.health import Tally
 from device_agent.renewal import FIRST_WAIT_SECONDS, SPREAD, Renewer
 from device_agent.settings import Renewal
 from local_cloud.certificates import certificate_pem, create_authority, issue_device
-from shared.certificates import load_public_key
+from shared.public_keys import load_public_key
 from shared.types import DeviceId, WrapAlgorithm
 
 DEVICE_ID = DeviceId("edge-01")

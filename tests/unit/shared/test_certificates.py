@@ -15,19 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x448, x2
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from shared import certificates
-from shared.certificates import (
-    MAX_INTERMEDIATES,
-    KeyKind,
-    TrustStore,
-    build_name_of,
-    device_id_of,
-    leaf_public_key,
-    load_certificates,
-    load_public_key,
-    validate_path,
-)
+from shared import certificate_paths, public_keys
+from shared.certificate_paths import MAX_INTERMEDIATES, TrustStore, validate_path
+from shared.certificates import build_name_of, device_id_of, leaf_public_key, load_certificates
 from shared.errors import FormatError, VerificationError
+from shared.public_keys import KeyKind, load_public_key
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 CA = x509.BasicConstraints(ca=True, path_length=None)
@@ -421,7 +413,7 @@ def test_an_empty_trust_store_trusts_nothing_and_does_not_load():
 )
 def test_a_hostile_key_in_a_chain_is_refused_before_any_signature_is_checked(chain, monkeypatch):
     checked = []
-    monkeypatch.setattr(certificates, "_verifier", lambda *_: checked.append("a path"))
+    monkeypatch.setattr(certificate_paths, "_verifier", lambda *_: checked.append("a path"))
     assert refusal(chain, trust(authority("root"))) == "certificate_untrusted"
     assert checked == []
 
@@ -432,7 +424,7 @@ def test_a_hostile_key_in_a_chain_is_refused_before_any_signature_is_checked(cha
 )
 def test_a_key_that_is_too_long_is_not_even_parsed(spki, monkeypatch):
     parsed = []
-    monkeypatch.setattr(certificates, "load_der_public_key", parsed.append)
+    monkeypatch.setattr(public_keys, "load_der_public_key", parsed.append)
     with pytest.raises(FormatError):
         load_public_key(spki, where="here")
     assert parsed == []
@@ -460,8 +452,10 @@ def known(issuers):
 @pytest.fixture
 def searches(monkeypatch):
     """The leaves whose whole path is searched for."""
-    found, search = [], certificates._search_path
-    monkeypatch.setattr(certificates, "_search_path", lambda *given: found.append(given[0]) or search(*given))
+    found, search = [], certificate_paths._search_path
+    monkeypatch.setattr(
+        certificate_paths, "_search_path", lambda *given: found.append(given[0]) or search(*given)
+    )
     return found
 
 
@@ -553,7 +547,7 @@ def test_a_path_that_was_refused_is_not_known(issuers):
 
 
 def test_known_paths_are_bounded(monkeypatch, issuers):
-    monkeypatch.setattr(certificates, "MAX_KNOWN_PATHS", 3)
+    monkeypatch.setattr(certificate_paths, "MAX_KNOWN_PATHS", 3)
     store = trust(issuers[0])
     for number in range(8):
         validate_path((certificate("leaf", f"ca {number}"), authority(f"ca {number}", "root")), store, at=NOW)

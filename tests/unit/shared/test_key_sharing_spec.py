@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from shared.certificates import RSA_BITS, RSA_EXPONENT
 from shared.keys.kcv import KCV_LABEL, key_check_value
 from shared.keys.wrapping import WRAP_LABEL, WrapContext
 from shared.policy.document import CLAIM_GROUPS, Operator, load_policy
+from shared.public_keys import RSA_BITS, RSA_EXPONENT
 from shared.release.document import Release, ReleasedKey, assemble, encode_claims, to_be_signed
 from shared.release.verifying import Expectation, Verdict, verify_release
 from shared.rollout import bucket

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from shared.certificates import TrustStore, leaf_public_key, validate_path
+from shared.certificate_paths import TrustStore, validate_path
+from shared.certificates import leaf_public_key
 from shared.policy.claims import certificate_claims, hub_claims
 from shared.policy.document import Operation, load_policy
 from shared.policy.evaluate import Allowed, Denied, evaluate

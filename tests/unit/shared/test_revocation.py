@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from shared.certificates import TrustStore, validate_path
+from shared.certificate_paths import TrustStore, validate_path
 from shared.errors import FormatError, VerificationError
 from shared.revocation import load_revocation_lists
 

@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
-from shared.certificates import KeyKind, load_public_key
 from shared.errors import FormatError, VerificationError
 from shared.keys.unwrapping import unwrap_key
 from shared.keys.wrapping import WRAP_LABEL, WrapContext, algorithms_for, rsa_padding, wrap_key, wrapped_size
+from shared.public_keys import KeyKind, load_public_key
 from shared.types import Audience, KeyName, Secret, WrapAlgorithm
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "release"

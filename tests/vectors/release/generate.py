@@ -25,10 +25,10 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from shared.certificates import load_public_key
 from shared.encoding import encode_cbor
 from shared.keys.kcv import KCV_LABEL, key_check_value
 from shared.keys.wrapping import WRAP_LABEL, WrapContext, algorithms_for, wrap_key
+from shared.public_keys import load_public_key
 from shared.release.document import (
     Release,
     ReleasedKey,
