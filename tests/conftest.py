@@ -1,5 +1,7 @@
 """What all tests share: how hypothesis runs, and which fault campaigns."""
 
+import signal
+
 from hypothesis import HealthCheck, settings
 
 # The machines are shared: how long an example takes, to make or to run, says nothing about the code.
@@ -28,6 +30,12 @@ def pytest_addoption(parser):
     group.addoption(
         "--campaign-steps", type=int, default=900, metavar="N", help="how long to let things go wrong"
     )
+
+
+def pytest_configure():
+    # Started in a shell's background, this and all that it starts would ignore an interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc):

@@ -115,7 +115,9 @@ def test_whatever_happens_every_write_holds_and_the_fleet_comes_to_rest(happened
     reads = fleet.cloud.registry.reads
     assert fleet.cloud.run() == []
     assert len(fleet.hub.writes) == writes
-    told = [name for name in NAMES if fleet.truth[name].exists and fleet.cloud.tag(name)]
+    tags = [fleet.cloud.tag(name) for name in NAMES if fleet.truth[name].exists]
+    # Rows do not tell when a report is mended that did not parse: such a device is looked at.
+    told = [tag for tag in tags if tag and tag.get("reason") != "report_malformed"]
     assert fleet.cloud.registry.reads - reads <= len(NAMES) - len(told)
 
 
