@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from cpm.clock import system_clock
+from cpm.clock import ProvenClock
 from cpm.custody.port import DeviceKeyType
 from cpm.custody.software import SoftwareCustody
 from cpm.listener import listen
@@ -221,7 +221,7 @@ class Device:
                 release_keys=[load_pem_public_key(pem.encode()) for pem in description["release_keys"]],
                 trust=TrustStore.from_pem(Path(description["fleet_ca_file"]).read_bytes(), where="bench"),
             ),
-            clock=system_clock,
+            clock=ProvenClock(),
             program_version="bench",
         )
         service.moments = self.moments

@@ -56,3 +56,16 @@ def test_a_small_fleet_is_measured_and_takes_no_call_too_many(tmp_path):
     assert unchanged == dict.fromkeys(unchanged, 0)
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "20 devices. " in guide.read_text()
+
+
+@pytest.mark.timeout(600)
+def test_devices_are_timed_from_their_report_to_their_key(tmp_path):
+    figures, plot = tmp_path / "time.json", tmp_path / "time.png"
+    output = ["--json", str(figures), "--plot", str(plot)]
+
+    subprocess.run([sys.executable, ROOT / "bench" / "time_to_key.py", "--devices", "3", *output], check=True)
+
+    document = json.loads(figures.read_text())
+    assert document["n"] == document["acknowledged"]["n"] == document["rotation"]["n"] == 3
+    assert 0 < document["p50_ms"] <= document["p99_ms"] <= document["acknowledged"]["max_ms"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
