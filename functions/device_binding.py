@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribute import CONFLICT_RETRIES
 from functions.distribution_messages import PageMessage
+from functions.operations import record_of
 from shared.errors import Conflict, EdbError, FormatError
 from shared.twin.documents import OUTCOME_TAG, parse_public_key
 from shared.twin.held import REBIND, read_held, read_rebinding
@@ -24,6 +24,7 @@ from shared.wire.fleet import RebindAnswer, RebindRequest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from functions.audit import AuditRecord
     from functions.services import Services
     from shared.twin.ports import Twin
 
@@ -69,11 +70,10 @@ def blueprint(services: Callable[[], Services]) -> HttpFunctions:
 
 def _rebind(services: Services, call: Call, asked: RebindRequest) -> RebindAnswer:
     """Say it in the twin's tag, and have the device reconciled at once."""
-    record = AuditRecord(
-        event="rebind",
-        outcome="allowed",
-        correlation_id=call.correlation_id,
-        caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
+    record = record_of(
+        services,
+        call,
+        "rebind",
         device_id=asked.device_id,
     )
     try:

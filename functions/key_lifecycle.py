@@ -5,21 +5,17 @@ Each can be repeated: what was cut off is finished by the next call, and what is
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
-from shared.errors import EdbError
+from functions.operations import on_record, record_of
 from shared.wire.http import DeleteAnswer, KeyRequest, RecoverAnswer, RewrapAnswer, RewrapRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from functions.services import Services
-    from shared.types import KeyName
 
 REWRAP_ENVELOPES = Contract(
     name="RewrapEnvelopes",
@@ -81,13 +77,13 @@ def blueprint(services: Callable[[], Services]) -> HttpFunctions:
 
 def _rewrap(services: Services, call: Call, asked: RewrapRequest) -> RewrapAnswer:
     """Seal a part of the envelopes anew; nothing changes for devices, so no pass is asked for."""
-    with _audited(services, call, "rewrap", asked.key_name):
+    with on_record(services, record_of(services, call, "rewrap", key_name=asked.key_name)):
         done = services.class_keys.rewrap(asked.key_name)
     return RewrapAnswer(rewrapped=done.rewrapped, remaining=done.remaining, kek_version=done.kid)
 
 
 def _delete(services: Services, call: Call, asked: KeyRequest) -> DeleteAnswer:
-    with _audited(services, call, "delete", asked.key_name):
+    with on_record(services, record_of(services, call, "delete", key_name=asked.key_name)):
         until = services.class_keys.delete(asked.key_name)
     call.put_pass(PassMessage(cause="delete", correlation_id=call.correlation_id).encode())
     told = None if until is None else f"{until:%Y-%m-%dT%H:%M:%SZ}"
@@ -95,25 +91,7 @@ def _delete(services: Services, call: Call, asked: KeyRequest) -> DeleteAnswer:
 
 
 def _recover(services: Services, call: Call, asked: KeyRequest) -> RecoverAnswer:
-    with _audited(services, call, "recover", asked.key_name):
+    with on_record(services, record_of(services, call, "recover", key_name=asked.key_name)):
         services.class_keys.recover(asked.key_name)
     call.put_pass(PassMessage(cause="recover", correlation_id=call.correlation_id).encode())
     return RecoverAnswer(key_name=asked.key_name)
-
-
-@contextmanager
-def _audited(services: Services, call: Call, event: str, key_name: KeyName | None) -> Iterator[None]:
-    """Write what became of an operation, whatever became of it."""
-    record = AuditRecord(
-        event=event,
-        outcome="allowed",
-        correlation_id=call.correlation_id,
-        caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
-        key_name=key_name,
-    )
-    try:
-        yield
-    except EdbError as error:
-        services.audit.write(replace(record, outcome="failed", reason=error.code, detail=str(error)))
-        raise
-    services.audit.write(record)

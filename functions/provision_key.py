@@ -8,15 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from contextlib import contextmanager
-from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
+from functions.operations import on_record, record_of
 from functions.repetition import Made, Repeatable, once
-from shared.errors import EdbError
 from shared.wire import values
 from shared.wire.http import (
     ImportRequest,
@@ -162,7 +160,7 @@ def _provision(services: Services, call: Call, asked: ProvisionRequest) -> Provi
         keys.provision(name, bits=asked.bits, request=_note(repeatable))
         return 1
 
-    with _audited(services, call, "provision", name, 1) as note:
+    with _making(services, call, "provision", name, key_version=1) as note:
         note(once(repeatable, lambda: keys.requests(name), make))
     _ask_for_pass(call, "provision")
     return _created(name, asked.bits)
@@ -180,7 +178,7 @@ def _import(services: Services, call: Call, asked: ImportRequest) -> ProvisionAn
         strengths.append(bits)
         return 1
 
-    with _audited(services, call, "import", name, 1) as note:
+    with _making(services, call, "import", name, key_version=1) as note:
         note(once(repeatable, lambda: keys.requests(name), make))
         bits = strengths[0] if strengths else keys.state(name).key_bytes * 8  # rotation does not change it
     _ask_for_pass(call, "import")
@@ -213,7 +211,7 @@ def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswe
     rollout = asked.rollout
     staged = {} if rollout is None else {"rollout": rollout.text()}
     repeatable = Repeatable.of(call.headers, "rotate", key_name=name, **staged)
-    with _audited(services, call, "rotate", name, None, detail=staged.get("rollout")) as note:
+    with _making(services, call, "rotate", name, detail=staged.get("rollout")) as note:
         made = once(
             repeatable,
             lambda: keys.requests(name),
@@ -225,7 +223,8 @@ def _rotate(services: Services, call: Call, asked: RotateRequest) -> RotateAnswe
 
 
 def _revoke(services: Services, call: Call, asked: RevokeRequest) -> RevokeAnswer:
-    with _audited(services, call, "revoke", asked.key_name, asked.version):
+    record = record_of(services, call, "revoke", key_name=asked.key_name, key_version=asked.version)
+    with on_record(services, record):
         floor = services.class_keys.revoke(asked.key_name, asked.version)
     _ask_for_pass(call, "revoke")
     return RevokeAnswer(key_name=asked.key_name, floor=floor)
@@ -237,31 +236,16 @@ def _ask_for_pass(call: Call, cause: str) -> None:
 
 
 @contextmanager
-def _audited(
+def _making(
     services: Services,
     call: Call,
     event: str,
     key_name: KeyName,
-    version: int | None,
-    *,
-    detail: str | None = None,
+    **about: Any,  # noqa: ANN401 - the record's own fields
 ) -> Iterator[Callable[[Made], None]]:
-    """Write what became of an operation, whatever became of it; gives what notes the version it made."""
-    record = AuditRecord(
-        event=event,
-        outcome="allowed",
-        correlation_id=call.correlation_id,
-        caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
-        key_name=key_name,
-        key_version=version,
-        detail=detail,
-    )
-    made: list[Made] = []
-    try:
-        yield made.append
-    except EdbError as error:
-        services.audit.write(replace(record, outcome="failed", reason=error.code, detail=str(error)))
-        raise
-    for each in made:
-        record = replace(record, key_version=each.version, reason="repeated" if each.is_repeated else None)
-    services.audit.write(record)
+    """Put an operation that makes a version on record; gives what notes the version it made."""
+    record = record_of(services, call, event, key_name=key_name, **about)
+    with on_record(services, record) as note:
+        yield lambda made: note(
+            key_version=made.version, **({"reason": "repeated"} if made.is_repeated else {})
+        )

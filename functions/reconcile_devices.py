@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PageMessage
+from functions.operations import record_of
 from shared.wire.fleet import ReconcileAnswer, ReconcileRequest
 
 if TYPE_CHECKING:
@@ -49,11 +49,10 @@ def blueprint(services: Callable[[], Services]) -> HttpFunctions:
 def _reconcile(services: Services, call: Call, asked: ReconcileRequest) -> ReconcileAnswer:
     devices = list(dict.fromkeys(asked.device_ids))
     services.audit.write(
-        AuditRecord(
-            event="reconcile",
-            outcome="allowed",
-            correlation_id=call.correlation_id,
-            caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
+        record_of(
+            services,
+            call,
+            "reconcile",
             device_id=devices[0] if len(devices) == 1 else None,
             detail=f"{len(devices)} devices",
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.endpoint import Answer
+from functions.operations import record_of
 from shared.errors import EdbError, FormatError
 from shared.policy.document import MAX_POLICY_BYTES, load_policy
 from shared.wire.objects import encode
@@ -79,11 +79,10 @@ def _publish(services: Services, call: Call) -> Answer:
         )
     etag = call.headers.get("If-Match", "").strip()
     policy = load_policy(data, where="request body")
-    record = AuditRecord(
-        event="publish_policy",
-        outcome="allowed",
-        correlation_id=call.correlation_id,
-        caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
+    record = record_of(
+        services,
+        call,
+        "publish_policy",
         detail=f"policy {policy.id}, serial {policy.serial}",
         policy_sha256=policy.digest.hex(),
     )

@@ -6,13 +6,11 @@ have found it, so of two who saw the same, one moves it and the other is told.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from functions.audit import AuditRecord, caller_of
 from functions.contract import Call, Contract, HttpFunctions, Tag
 from functions.distribution_messages import PassMessage
-from shared.errors import EdbError
+from functions.operations import on_record, record_of
 from shared.rollout import Rollout
 from shared.wire.rollout import (
     ABORT,
@@ -63,21 +61,13 @@ def blueprint(services: Callable[[], Services]) -> HttpFunctions:
 
 
 def _change(services: Services, call: Call, asked: ChangeRolloutRequest) -> ChangeRolloutAnswer:
-    record = AuditRecord(
-        event=f"{asked.action}_rollout",
-        outcome="allowed",
-        correlation_id=call.correlation_id,
-        caller=caller_of(call.headers, entra_in_front=services.entra_in_front),
-        key_name=asked.key_name,
-        key_version=asked.version,
+    record = record_of(
+        services, call, f"{asked.action}_rollout", key_name=asked.key_name, key_version=asked.version
     )
-    try:
+    with on_record(services, record) as note:
         moved = services.class_keys.move_rollout(
             asked.key_name, version=asked.version, stage=asked.stage, move=_MOVES[asked.action]
         )
-    except EdbError as error:
-        services.audit.write(replace(record, outcome="failed", reason=error.code, detail=str(error)))
-        raise
-    call.put_pass(PassMessage(cause=asked.action, correlation_id=call.correlation_id).encode())
-    services.audit.write(replace(record, detail=moved.text()))
+        call.put_pass(PassMessage(cause=asked.action, correlation_id=call.correlation_id).encode())
+        note(detail=moved.text())
     return ChangeRolloutAnswer(key_name=asked.key_name, rollout=RolloutDescription.of(asked.version, moved))
