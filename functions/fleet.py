@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from functions.contract import Call, Contract, HttpFunctions, Tag
+from functions.paging import text_of, token_of_query
 from shared.errors import FormatError
 from shared.keys.store import ALGORITHM_BITS, ClassKeyState, ClassKeyVersion
 from shared.twin.documents import OUTCOME_TAG, ReportedStatus, parse_public_key, parse_status
@@ -174,14 +175,10 @@ def _describe_version(version: ClassKeyVersion) -> KeyVersion:
 
 
 def _devices(services: Services, asked: DevicesQuery) -> DevicePage:
-    try:
+    with token_of_query(asked.token):
         page = services.registry.page(
             token=asked.token, size=asked.page_size, state=asked.state, reason=asked.reason
         )
-    except FormatError as error:
-        if asked.token is None:
-            raise
-        raise FormatError("token: not one that a page of this query told", code="token_invalid") from error
     release_keys, now = services.signer.public_keys(), services.now()
     described = (describe_device(twin, release_keys, now=now) for twin in page.twins)
     return DevicePage(
@@ -220,9 +217,9 @@ def describe_device(
     return DeviceDescription(
         device_id=twin.device_id,
         status=twin.status,
-        state=_text(outcome.get("state")),
-        reason=_text(outcome.get("reason")),
-        at=_text(outcome.get("at")),
+        state=text_of(outcome.get("state")),
+        reason=text_of(outcome.get("reason")),
+        at=text_of(outcome.get("at")),
         released=None if release is None else _describe_release(release),
         reported=None if status is None else _describe_status(status),
         reported_key=_reported_key(twin),
@@ -236,11 +233,6 @@ def _reported_key(twin: Twin) -> str | None:
     except FormatError:
         return None
     return None if public_key is None else public_key.fingerprint.hex()
-
-
-def _text(value: object) -> str | None:
-    """Return a member of a tag, which anybody with the hub's service rights may have written."""
-    return value if isinstance(value, str) else None
 
 
 def _describe_release(release: Release) -> ReleaseDescription:

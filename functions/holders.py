@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from functions.contract import Call, Contract, HttpFunctions, Tag
+from functions.paging import text_of, token_of_query
 from shared.errors import FormatError
 from shared.rollout import bucket
 from shared.types import MAX_KEY_VERSION, parse_device_id, parse_key_name
@@ -56,14 +57,10 @@ def blueprint(services: Callable[[], Services]) -> HttpFunctions:
 
 
 def _holders(services: Services, name: KeyName, asked: HoldersQuery) -> HolderPage:
-    try:
+    with token_of_query(asked.token):
         page = services.registry.holders(
             name, token=asked.token, size=asked.page_size, version=asked.version, state=asked.state
         )
-    except FormatError as error:
-        if asked.token is None:
-            raise
-        raise FormatError("token: not one that a page of this query told", code="token_invalid") from error
     described = (describe_holder(row) for row in page.rows)
     return HolderPage(
         holders=tuple(each for each in described if each is not None), next_token=page.next_token
@@ -85,17 +82,13 @@ def describe_holder(row: HolderRow) -> HolderDescription | None:
     return HolderDescription(
         device_id=device_id,
         bucket=bucket(device_id),
-        given_at=_text(row.given_at),
+        given_at=text_of(row.given_at),
         staged=_version(row.staged, lowest=1),
         version=_version(report.get("ver"), lowest=0),
-        state=_text(report.get("state")),
-        error=_text(report.get("error")),
-        outcome=_text(row.outcome),
+        state=text_of(report.get("state")),
+        error=text_of(report.get("error")),
+        outcome=text_of(row.outcome),
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _version(value: object, *, lowest: int) -> int | None:

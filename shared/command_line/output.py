@@ -57,9 +57,7 @@ class Messages:
 
     def report_error(self, message: str, hint: str | None = None) -> None:
         """Write ``PROGRAM: error: …``, and the hint on a line of its own."""
-        sys.stderr.write(f"{self.program}: error: {printable(message)}\n")
-        if hint is not None:
-            sys.stderr.write(f"hint: {printable(hint)}\n")
+        self.say(f"error: {message}", hint)
 
     def say(self, message: str, hint: str | None = None) -> None:
         """Write ``PROGRAM: …``, and the hint on a line of its own."""
@@ -69,7 +67,7 @@ class Messages:
 
     def warn(self, message: str) -> None:
         """Write ``PROGRAM: warning: …``."""
-        sys.stderr.write(f"{self.program}: warning: {printable(message)}\n")
+        self.say(f"warning: {message}")
 
 
 def print_line(text: str) -> None:

@@ -92,7 +92,7 @@ class InlineDigest:
 
     def finish(self) -> bytes:
         """Return the digest."""
-        return self._hash.copy().finalize()
+        return self.snapshot()
 
     def close(self) -> None:
         """Do nothing."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import azure.functions as func
 from azure.functions.meta import Datum
 from azure.functions.queue import QueueMessage
+from simulators.app import Output
 from simulators.campaign.hub import HubPort
 from simulators.cloud import AUDIENCE
 
@@ -192,19 +193,6 @@ class Instance:
             given = value.get()
             put.setdefault(outputs[argument], []).extend([given] if isinstance(given, str) else given or [])
         return result, put
-
-
-class Output(func.Out):
-    """An output binding that keeps what is set."""
-
-    def __init__(self) -> None:
-        self._value = None
-
-    def set(self, val) -> None:
-        self._value = val
-
-    def get(self):
-        return self._value
 
 
 def queue_message(text: str, *, tries: int = 1) -> func.QueueMessage:
