@@ -81,10 +81,15 @@ def test_a_page_whose_worker_is_killed_is_taken_up_again_and_no_device_is_writte
         assert [released(cloud, name) for name in names] == [{KEY_NAME: 1}] * len(names)
         versions = {name: cloud.devices.twin(name).properties.desired["$version"] for name in names}
         assert versions == dict.fromkeys(names, 2)  # a new twin's is 1: each was written once
-        told = records(cloud, event="distribute", outcome="allowed")
-        recorded = Counter(record["device_id"] for record in told)
-        # On record twice is what was recorded and not written when the process died, and nothing else.
-        assert sorted(recorded.values()) == [1] * (len(names) - 2) + [2] * 2
+        allowed, failed = (
+            Counter(each["device_id"] for each in records(cloud, event="distribute", outcome=outcome))
+            for outcome in ("allowed", "failed")
+        )
+        unexplained = {name: allowed[name] - failed[name] - 1 for name in names}
+        assert min(unexplained.values()) >= 0  # every write stands on record
+        # The rest is what was recorded and not yet written when a process died, at least the two it died on:
+        # provisioning begins more than one pass, and their pages may be worked on side by side.
+        assert sum(unexplained.values()) >= sum(each.startswith("before") for each in crashes)
 
 
 @pytest.fixture(scope="module")

@@ -31,14 +31,12 @@ class CrashingRegistry:
     def patch(self, device_id, patch, *, etag):
         """Write, and crash if it is time."""
         with self._lock:
-            self._writes += 1
             due, *_ = [*plan.read_text().splitlines(), ""]
-            moment, _, number = due.partition(" ")
-            dies = number == str(self._writes)
-            if dies and moment == "before":
+            if due == f"before {self._writes + 1}":
                 die()
             self._registry.patch(device_id, patch, etag=etag)
-            if dies:
+            self._writes += 1  # one that lost against another's is none
+            if due == f"after {self._writes}":
                 die()
 
 
