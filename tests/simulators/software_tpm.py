@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SECONDS = 60
+_GET_RANDOM = bytes.fromhex("8001 0000000c 0000017b 0008")
+_SUCCEEDED = bytes.fromhex("8001 00000014 00000000")
 _HEX_LINE = re.compile(r"\s*([0-9A-F]{2} )*[0-9A-F]{2}\s*")
 
 
@@ -105,9 +107,13 @@ class SoftwareTpm:
         return b"".join(bytes.fromhex(line) for line in lines if _HEX_LINE.fullmatch(line))
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
+        """Ask for random bytes, and look whether its control channel takes connections, too."""
+        with socket.socket(socket.AF_UNIX) as control, socket.socket(socket.AF_UNIX) as commands:
+            commands.settimeout(_SECONDS)
             try:
-                probe.connect(f"{self._socket}.ctrl")
+                control.connect(f"{self._socket}.ctrl")
+                commands.connect(str(self._socket))  # exists before it listens
+                commands.sendall(_GET_RANDOM)
+                return commands.recv(len(_SUCCEEDED)) == _SUCCEEDED
             except OSError:
                 return False
-        return self._socket.exists()
