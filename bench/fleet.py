@@ -75,10 +75,10 @@ def measure(folder: Path, count: int, pair: int, rounds: int) -> dict[str, Any]:
     fleet = Fleet(folder, count)
     names = fleet.provision(range(1))
     first = {"1": _distribute(fleet, 1, "first, 1 key")}
-    fleet.devices.forget()
+    fleet.hub.forget()
     names += fleet.provision(range(1, KEYS))
     first[str(KEYS)] = _distribute(fleet, KEYS, f"first, {KEYS} keys")
-    fleet.devices.acknowledge(dict.fromkeys(names, 1))
+    fleet.hub.acknowledge(dict.fromkeys(names, 1))
     document |= _unchanged(fleet, count)
     fleet.class_keys.rotate(names[0])
     rotation = _distribute(fleet, KEYS, "rotation")
@@ -90,7 +90,6 @@ def measure(folder: Path, count: int, pair: int, rounds: int) -> dict[str, Any]:
         "process_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     document |= _beside_the_reference(fleet, document)
-    fleet.devices.close()
     document["machine"] = {
         "cores": os.cpu_count(),
         "python": platform.python_version(),
@@ -106,7 +105,7 @@ def _distribute(fleet: Fleet, keys: int, what: str) -> dict[str, Any]:
     unwraps, reads, signatures = fleet.kek.unwraps, fleet.store.reads, fleet.signer.signatures
     found: list[DeviceId] = []
     listing = fleet.cpu(lambda: found.extend(fleet.look()))
-    count = len(fleet.devices.devices)
+    count = len(fleet.devices)
     if len(found) != count:
         raise SystemExit(f"{what}: expected {count} devices to serve, found {len(found)}")
     size = -(-count // CHUNKS)
@@ -165,7 +164,7 @@ def _unchanged(fleet: Fleet, count: int) -> dict[str, Any]:
 def _beside_the_reference(fleet: Fleet, document: dict[str, Any]) -> dict[str, Any]:
     """Let the reference make one pass over a tenth of the fleet, in parts."""
     reference = ReferenceSample(fleet.registry, {f"app-{number}": os.urandom(32) for number in range(KEYS)})
-    devices = fleet.devices.devices[: max(CHUNKS, len(fleet.devices.devices) // 10)]
+    devices = fleet.devices[: max(CHUNKS, len(fleet.devices) // 10)]
     size = -(-len(devices) // CHUNKS)
     micros = []
     for start in range(0, len(devices), size):

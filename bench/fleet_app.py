@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 from cryptography.x509 import BasicConstraints, load_der_x509_certificate, verification
-from fleet_world import Authority, FleetStore, LastSegment, Meter, MeteredSigner, StoreRegistry, fleet_policy
+from fleet_hub import HubProcess
+from fleet_world import LastSegment, Meter, MeteredSigner, StoreRegistry, fleet_policy
 
 from functions.audit import AuditLog
 from functions.audit_chain import AuditChain
 from functions.class_keys import ClassKeys
 from functions.distribute import Distributor
+from shared.certificate_paths import TrustStore
 from shared.types import Audience, KeyName
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -26,6 +28,8 @@ from simulators.vault import MemoryClassKeyStore, SoftwareKek, SoftwareSigner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from cryptography.x509 import Certificate
 
     from shared.types import DeviceId
 
@@ -43,21 +47,22 @@ class Fleet:
     """A seeded fleet and the function app over it."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        authority = Authority()
+        self.hub = HubProcess(folder / f"hub-{os.getpid()}-{count}.db", count)
+        self.devices = self.hub.device_ids()
+        root, issuer = map(load_der_x509_certificate, self.hub.issuers())
         self.meter = Meter()
-        self.devices = FleetStore(folder / f"hub-{os.getpid()}-{count}.db", authority, count)
-        self.registry = StoreRegistry(self.devices.hub, self.meter)
+        self.registry = StoreRegistry(self.hub, self.meter)
         self.store, self.kek, self.signer = MemoryClassKeyStore(), SoftwareKek(), SoftwareSigner()
         self.class_keys = ClassKeys(self.store, self.kek)
-        self.bare = BareCryptography(authority, self.devices)
+        self.bare = BareCryptography(root, issuer, self.hub.identities(BARE_DEVICES))
         self.distributor = Distributor(
             registry=self.registry,
             class_keys=self.class_keys,
             signer=MeteredSigner(self.signer, self.meter),
             audience=Audience("bench"),
-            policy=fleet_policy(authority.root_sha256),
+            policy=fleet_policy(root.fingerprint(hashes.SHA256()).hex()),
             audit=AuditLog(AuditChain(LastSegment(self.meter)), now=lambda: datetime.now(UTC)),
-            trust=authority.trust,
+            trust=TrustStore(roots=(root,)),
             now=lambda: datetime.now(UTC),
             renewed=lambda: self.distributor,
         )
@@ -110,10 +115,12 @@ class BareCryptography:
     policy, no release, no record. It is measured beside the app, and tells how fast the machine is just then.
     """
 
-    def __init__(self, authority: Authority, devices: FleetStore) -> None:
-        self._store = verification.Store(list(authority.trust.roots))
-        self._devices = [devices.identity(each) for each in devices.devices[:BARE_DEVICES]]
-        self._issuer = authority.issuer_der
+    def __init__(
+        self, root: Certificate, issuer: Certificate, identities: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        self._store = verification.Store([root])
+        self._devices = identities
+        self._issuer = issuer.public_bytes(Encoding.DER)
         self._padding = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 
     def rate(self, keys: int, clock: Callable[[], float] = time.process_time) -> float:

@@ -46,15 +46,10 @@ def two_over_one(
 
 
 class _Processes:
-    """One process or more, ready to serve a fleet each at once."""
+    """One process or more, ready to serve a fleet each at once; each has a hub's process beside it."""
 
     def __init__(self, folder: Path, count: int, keys: int, processes: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes = []
-        for _ in range(processes):
-            ours, theirs = context.Pipe()
-            context.Process(target=_serve_fleet, args=(theirs, folder, count, keys), daemon=True).start()
-            self._pipes.append(ours)
+        self._pipes = [_begin(_serve_fleet, folder, count, keys) for _ in range(processes)]
         self.step: list[float] = []
         self.cpu: list[float] = []
         self.bare: list[float] = []
@@ -81,6 +76,16 @@ class _Processes:
         return [pipe.recv() for pipe in self._pipes]
 
 
+def _begin(serve: Callable[..., None], *arguments: object) -> Connection:
+    """Start a process that serves a pipe; it ends by itself when the pipe is closed."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    # Not a daemon, which could have no hub's process of its own.
+    context.Process(target=serve, args=(theirs, *arguments)).start()
+    theirs.close()
+    return ours
+
+
 def _serve_fleet(pipe: Connection, folder: Path, count: int, keys: int) -> None:
     fleet = Fleet(folder, count)
     fleet.provision(range(keys))
@@ -93,11 +98,11 @@ def _serve_fleet(pipe: Connection, folder: Path, count: int, keys: int) -> None:
     pipe.send((0.0, 0.0, 0.0))
     for act in (lambda: fleet.step(found), bare):
         pipe.recv()
-        others, started = fleet.meter.cpu, time.process_time()
+        others, started, hub = fleet.meter.cpu, time.process_time(), fleet.hub.cpu_seconds()
         seconds = fleet.wall(act)
         taken = time.process_time() - started
-        pipe.send((seconds, taken - (fleet.meter.cpu - others), taken))
-    fleet.devices.close()
+        hub = fleet.hub.cpu_seconds() - hub
+        pipe.send((seconds, taken - (fleet.meter.cpu - others), taken + hub))
 
 
 def worker_memory(folder: Path, count: int, keys: int) -> dict[str, float]:
@@ -105,10 +110,7 @@ def worker_memory(folder: Path, count: int, keys: int) -> dict[str, float]:
 
     In it are the twins and patches of a thousand devices, which stand in for a hub's, and one audit segment.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    context.Process(target=_report_memory, args=(theirs, folder, count, keys), daemon=True).start()
-    grown: dict[str, float] = ours.recv()
+    grown: dict[str, float] = _begin(_report_memory, folder, count, keys).recv()
     return grown
 
 
@@ -121,7 +123,6 @@ def _report_memory(pipe: Connection, folder: Path, count: int, keys: int) -> Non
         fleet.step(devices[start:end])
         grown[str(end)] = _resident_mib() - before
     pipe.send(grown)
-    fleet.devices.close()
 
 
 def _resident_mib() -> float:

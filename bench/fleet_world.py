@@ -1,15 +1,13 @@
-"""A fleet in a local hub's store, in this process: devices with real keys and chains, and what the hub costs.
+"""What stands around the function app while it is measured: hub, vault and audit storage.
 
-The hub's part (SQLite, merging, queries) is done here as the local cloud's hub does it, and its CPU time is
-kept apart: what is measured is the function app's. What crosses between them does so as JSON text, as it
-would on the wire: the app pays for reading and writing its part of it.
+What others do is counted, and their CPU time kept apart: what is measured is the function app's. What crosses
+between the app and the hub does so as JSON text, as it would on the wire: the app pays for reading and
+writing its part of it.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import gc
-import hashlib
 import json
 import sys
 import time
@@ -17,30 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID
-
 from functions.adapters.iot_hub import ROW_QUERIES, read_row
-from local_cloud.twin_hub.hub import Hub
-from local_cloud.twin_hub.identities import Authentication, AuthenticationKind, IdentityRequest
-from local_cloud.twin_hub.store import Store
-from local_cloud.twin_hub.throttles import Throttles
-from shared.certificate_paths import TrustStore
 from shared.policy.document import Policy, load_policy
-from shared.twin.documents import (
-    KEYS,
-    OUTCOME_TAG,
-    RELEASE,
-    KeyReport,
-    parse_reported,
-    reported_identity,
-    reported_status,
-)
+from shared.twin.documents import KEYS
 from shared.twin.ports import RowPage, Twin
-from shared.types import DeviceId, KeyName, WrapAlgorithm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from simulators.audit_segments import MemorySegments
@@ -48,9 +26,10 @@ from simulators.audit_segments import MemorySegments
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-PAGE = 1000
-_DISTINCT_KEYS = 64
-_DAY = dt.timedelta(days=1)
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from fleet_hub import HubProcess
+
+    from shared.types import DeviceId
 
 
 class Meter:
@@ -81,16 +60,16 @@ class Meter:
 
 
 class StoreRegistry:
-    """What distribution asks of a :class:`shared.twin.ports.TwinRegistry`, over a hub in this process.
+    """What distribution asks of a :class:`shared.twin.ports.TwinRegistry`, over a hub's store.
 
-    The hub is another machine where it is a real one. So its part is not done between the app's steps, where
-    it would empty the processor's caches for each device, but before and after those of many.
+    Twins are fetched before the steps of many devices and patches sent after them, and not between them,
+    where that would empty the processor's caches for each device.
 
     Attributes:
         discards: Whether patches are dropped, so that this process grows by what the app keeps alone.
     """
 
-    def __init__(self, hub: Hub, meter: Meter) -> None:
+    def __init__(self, hub: HubProcess, meter: Meter) -> None:
         self.discards = False
         self._hub = hub
         self._meter = meter
@@ -101,20 +80,17 @@ class StoreRegistry:
     def serving(self, devices: Sequence[DeviceId]) -> Iterator[None]:
         """Answer reads of these devices' twins, once each, and take their patches."""
         with self._meter.part():
-            for device_id in devices:
-                self._answers[device_id] = json.dumps(self._hub.twin_json(device_id))
-            gc.freeze()  # the hub's many objects are not for the app's collector to walk through
+            self._answers = self._hub.answers(devices)
+            gc.freeze()  # they are not for the app's collector to walk through
         yield
         with self._meter.part():
-            for device_id, text, etag in self._writes:
-                patch = json.loads(text)
-                keys = patch.get("properties", {}).get("desired", {}).get(KEYS, {})
+            for _, text, _ in self._writes:
+                keys = json.loads(text).get("properties", {}).get("desired", {}).get(KEYS, {})
                 self._meter.wrapped += len(keys) - list(keys.values()).count(None)
-                if not self.discards:
-                    self._hub.update_twin(device_id, patch, if_match=etag, replacing=False)
+            if not self.discards:
+                self._hub.take(self._writes)
             self._answers.clear()
             self._writes.clear()
-            gc.freeze()
 
     def read(self, device_id: DeviceId) -> Twin:
         text = self._answers.pop(device_id)
@@ -137,10 +113,9 @@ class StoreRegistry:
 
     def rows(self, *, token: str | None) -> RowPage:
         with self._meter.part():
-            page = self._hub.query(ROW_QUERIES["devices"], page_size=PAGE, continuation=token)
-            text = json.dumps(page.items)
+            text, following = self._hub.page(ROW_QUERIES["devices"], token)
         self._meter.count("query pages", read=len(text))
-        return RowPage(rows=[read_row(row, ()) for row in json.loads(text)], next_token=page.continuation)
+        return RowPage(rows=[read_row(row, ()) for row in json.loads(text)], next_token=following)
 
 
 class MeteredSigner:
@@ -179,61 +154,6 @@ class LastSegment(MemorySegments):
             self._meter.count("audit records", times=data.count(b"\n"))
 
 
-class Authority:
-    """A fleet CA: a root and the intermediate that issues."""
-
-    def __init__(self) -> None:
-        root_key, self._key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-        root_name, self._name = (_name(text) for text in ("bench root", "bench issuing CA"))
-        self._root = _certificate(root_name, root_name, root_key.public_key(), root_key, ca=True)
-        self._issuer = _certificate(self._name, root_name, self._key.public_key(), root_key, ca=True)
-        self.issuer_der = self._issuer.public_bytes(Encoding.DER)
-
-    @property
-    def trust(self) -> TrustStore:
-        return TrustStore(roots=(self._root,))
-
-    @property
-    def root_sha256(self) -> str:
-        return self._root.fingerprint(hashes.SHA256()).hex()
-
-    def chain(self, device_id: str, key: rsa.RSAPublicKey) -> bytes:
-        """Return the DER of a device's certificate and its issuer's."""
-        leaf = _certificate(_name(device_id), self._name, key, self._key, device_id=device_id)
-        return leaf.public_bytes(Encoding.DER) + self.issuer_der
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _certificate(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: Any,  # noqa: ANN401 - any public key
-    issuer_key: ec.EllipticCurvePrivateKey,
-    *,
-    ca: bool = False,
-    device_id: str | None = None,
-) -> x509.Certificate:
-    now = dt.datetime.now(dt.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _DAY)
-        .not_valid_after(now + 365 * _DAY)
-    )
-    if ca:
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    if device_id is not None:
-        uri = x509.UniformResourceIdentifier(f"urn:cpk:device:{device_id}")
-        builder = builder.add_extension(x509.SubjectAlternativeName([uri]), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
 def fleet_policy(root_sha256: str) -> Policy:
     """Return a policy that lets certified gateways have every key."""
     conditions = [
@@ -252,72 +172,3 @@ def fleet_policy(root_sha256: str) -> Policy:
     }
     document = {"version": "1.0.0", "id": "bench", "serial": 1, "rules": [rule]}
     return load_policy(json.dumps(document).encode(), where="policy")
-
-
-class FleetStore:
-    """A hub's store with devices that have reported their RSA-2048 key and chain."""
-
-    def __init__(self, path: Path, authority: Authority, count: int) -> None:
-        self.store = Store(path, hub_name="bench", clock=lambda: dt.datetime.now(dt.UTC))
-        # As fast as it goes: what a power cut would take is of no interest here.
-        self.store._database.execute("PRAGMA synchronous = OFF")  # noqa: SLF001 - as above
-        self.hub = Hub(self.store, Throttles(None))
-        self.devices = [DeviceId(f"edge-{number:06}") for number in range(count)]
-        self._fingerprints: dict[DeviceId, bytes] = {}
-        keys = [
-            rsa.generate_private_key(public_exponent=65537, key_size=2048).public_key()
-            for _ in range(min(_DISTINCT_KEYS, count))
-        ]
-        spki = [key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for key in keys]
-        request = IdentityRequest(
-            authentication=Authentication(kind=AuthenticationKind.CERTIFICATE_AUTHORITY)
-        )
-        for number, device_id in enumerate(self.devices):
-            which = number % len(keys)
-            self.store.create_identity(device_id, request)
-            self.hub.update_twin(device_id, {"tags": {"class": "gateway"}}, if_match="*", replacing=False)
-            chain = authority.chain(device_id, keys[which])
-            self._fingerprints[device_id] = hashlib.sha256(spki[which]).digest()
-            identity = reported_identity(spki=spki[which], certificates_der=chain)
-            self.store.patch_reported(device_id, {**identity, **self._status(device_id, 0, {})})
-
-    def identity(self, device_id: DeviceId) -> tuple[bytes, bytes]:
-        """Return a device's own certificate, DER, and its public key."""
-        twin: Any = self.hub.twin_json(device_id)
-        reported = parse_reported(twin["properties"]["reported"])
-        assert reported.public_key is not None
-        return reported.certificates[0].public_bytes(Encoding.DER), reported.public_key.spki
-
-    def forget(self) -> None:
-        """Take all that was released out of the twins."""
-        nothing = {"tags": {OUTCOME_TAG: None}, "properties": {"desired": {KEYS: None, RELEASE: None}}}
-        for device_id in self.devices:
-            self.hub.update_twin(device_id, nothing, if_match="*", replacing=False)
-
-    def acknowledge(self, versions: Mapping[KeyName, int]) -> None:
-        """Let every device report that it holds these keys, as its agent does."""
-        keys = {
-            name: KeyReport(version=version, state="installed", kcv=bytes(16))
-            for name, version in versions.items()
-        }
-        for device_id in self.devices:
-            self.store.patch_reported(device_id, self._status(device_id, self._sequence(device_id), keys))
-
-    def _sequence(self, device_id: DeviceId) -> int:
-        tag: Any = self.store.twin(device_id).tags["confidential_packages"]
-        sequence: int = tag["settled"]["seq"]
-        return sequence
-
-    def _status(
-        self, device_id: DeviceId, sequence: int, keys: Mapping[KeyName, KeyReport]
-    ) -> dict[str, object]:
-        return reported_status(
-            algorithms=[WrapAlgorithm.RSA_OAEP_256],
-            fingerprint=self._fingerprints[device_id],
-            sequence=sequence,
-            keys=keys,
-            packages={},
-        )
-
-    def close(self) -> None:
-        self.store.close()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from functions.audit_chain import AuditChain
     from shared.audit.chain import Entry
+    from shared.types import KeyName
 
 MAX_DETAIL: Final = 1024
 """Characters of a record's longest text."""
@@ -50,7 +51,9 @@ class AuditRecord:
         correlation_id: What finds the request or pass in the logs.
         caller: Who asked, from :func:`caller_of`; None for what the app does by itself.
         device_id: The device, if it is about one.
-        key_name: The class key; None if the decision is about all of a device's keys.
+        keys: What a device is released, all of it, by class key: ``version``, ``algorithm`` and ``rule`` as
+            below. None if nothing is released to a device.
+        key_name: The class key, if it is about one.
         key_version: Its version, if it is about one.
         algorithm: How it was wrapped, if it was.
         rule: The policy rule that allowed it.
@@ -64,6 +67,7 @@ class AuditRecord:
     correlation_id: str
     caller: str | None = None
     device_id: str | None = None
+    keys: Mapping[KeyName, Mapping[str, object]] | None = None
     key_name: str | None = None
     key_version: int | None = None
     algorithm: str | None = None
@@ -167,13 +171,19 @@ def _anchored(document: Mapping[str, object], entry: Entry) -> str:
 
 
 def _count(records: Sequence[AuditRecord]) -> None:
-    alike = Counter((each.event, each.outcome, each.reason, each.algorithm) for each in records)
-    for (event, outcome, reason, algorithm), count in alike.items():
-        telemetry.add(telemetry.AUDIT_RECORDS, count, event=event, outcome=outcome)
-        if outcome == "denied":
-            telemetry.add(telemetry.DENIALS, count, event=event, reason=reason or "none")
-        elif outcome == "allowed" and algorithm is not None:
-            telemetry.add(telemetry.WRAPS, count, event=event, algorithm=algorithm)
+    for record in records:
+        telemetry.add(telemetry.AUDIT_RECORDS, event=record.event, outcome=record.outcome)
+        if record.outcome == "denied":
+            telemetry.add(telemetry.DENIALS, event=record.event, reason=record.reason or "none")
+        elif record.outcome == "allowed":
+            for algorithm, count in Counter(_algorithms(record)).items():
+                telemetry.add(telemetry.WRAPS, count, event=record.event, algorithm=algorithm)
+
+
+def _algorithms(record: AuditRecord) -> list[str]:
+    """Return how each key of a record was wrapped."""
+    released = [] if record.keys is None else [str(key["algorithm"]) for key in record.keys.values()]
+    return released if record.algorithm is None else [*released, record.algorithm]
 
 
 def _text(value: object) -> object:

@@ -26,7 +26,7 @@ from shared.twin.settled import Settlement
 from shared.types import parse_device_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from functions.audit import AuditLog
@@ -209,7 +209,8 @@ class DistributionPass:
         patch = build_patch(twin, verdict.held, decision, wrapped=wrapped, cose=cose, at=at, note=note)
         if patch is None:
             return decision
-        records = list(self._records(twin, decision))
+        record = self._record(twin, decision)
+        records = [] if record is None else [record]
         if plan is None or not plan.keys:
             # Taking away waits for nothing: a key that is to go goes, also while the audit chain is down.
             self.distributor.registry.patch(twin.device_id, patch, etag=twin.etag)
@@ -252,8 +253,8 @@ class DistributionPass:
         signature = self.distributor.signer.sign(digest, key_id=kid)
         return assemble(claims, kid=kid, signature=signature)
 
-    def _records(self, twin: Twin, decision: Decision) -> Iterator[AuditRecord]:
-        """Return the audit records of a change: one for each key released, one for all else."""
+    def _record(self, twin: Twin, decision: Decision) -> AuditRecord | None:
+        """Return the audit record of a change; None if only the app's own note in the tag changes."""
         record = partial(
             AuditRecord,
             event="distribute",
@@ -263,27 +264,22 @@ class DistributionPass:
         )
         match decision:
             case Write(plan=plan, cause=cause):
-                allowed = partial(record, outcome="allowed", reason=cause.value)
-                for name, key in plan.keys.items():
-                    yield allowed(
-                        key_name=name,
-                        key_version=key.version,
-                        algorithm=key.algorithm.value,
-                        rule=key.rule_id,
-                    )
-                if not plan.keys:
-                    yield allowed()
+                released = {
+                    name: {"version": key.version, "algorithm": key.algorithm.value, "rule": key.rule_id}
+                    for name, key in plan.keys.items()
+                }
+                return record(outcome="allowed", reason=cause.value, keys=released)
             case Deny(denial=denial):
-                yield record(outcome="denied", reason=denial.reason, detail=denial.detail)
+                return record(outcome="denied", reason=denial.reason, detail=denial.detail)
             case OverBudget(size=size):
                 detail = f"desired would take {size} bytes, expected at most {self.deployment.budget}"
-                yield record(outcome="denied", reason="over_budget", detail=detail)
+                return record(outcome="denied", reason="over_budget", detail=detail)
             case Tell(outcome=outcome) if outcome.state is OutcomeState.QUARANTINED:
-                yield record(outcome="denied", reason=outcome.state.value, detail=outcome.reason)
+                return record(outcome="denied", reason=outcome.state.value, detail=outcome.reason)
             case Unchanged():
-                return
+                return None
             case _:
-                yield record(outcome="allowed")
+                return record(outcome="allowed")
 
 
 def _outcome_of(decision: Decision | None) -> str:

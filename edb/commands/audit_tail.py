@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edb.key_service import key_service
@@ -25,6 +26,9 @@ INTERVAL_SECONDS = 2.0
 """Between two questions with ``--follow``."""
 
 OUTCOMES = ("allowed", "denied", "failed")
+
+_SHOWN_KEYS = 3
+"""Keys of a release that are shown by name."""
 
 _COLUMNS = {
     "time": "time",
@@ -122,4 +126,18 @@ def _line(entry: Entry, *, as_json: bool) -> None:
 
 
 def _cells(entry: Entry) -> tuple[object, ...]:
-    return tuple(entry.record.get(column) for column in _COLUMNS)
+    record = {**entry.record, **_released(entry.record.get("keys"))}
+    return tuple(record.get(column) for column in _COLUMNS)
+
+
+def _released(keys: object) -> dict[str, object]:
+    """Return what is shown of the keys that a device is released, if a record tells of any."""
+    if not isinstance(keys, Mapping) or not all(isinstance(key, Mapping) for key in keys.values()):
+        return {}
+    names, released = list(keys), list(keys.values())
+    more = f" and {len(names) - _SHOWN_KEYS} more" if len(names) > _SHOWN_KEYS else ""
+    return {
+        "key_name": ", ".join(names[:_SHOWN_KEYS]) + more,
+        "key_version": ", ".join(str(key.get("version")) for key in released[:_SHOWN_KEYS]),
+        "rule": ", ".join(sorted({str(key.get("rule")) for key in released})),
+    }

@@ -725,6 +725,16 @@ def test_the_last_records_are_shown(audited, call):
     assert [json.loads(line)["seq"] for line in lines] == [4, 5]
 
 
+def test_a_release_is_shown_with_its_keys(api, call):
+    released = {"version": 2, "algorithm": "RSA-OAEP-256", "rule": "gateways"}
+    for keys in ({"app": released}, {f"app_{number}": released for number in range(5)}, "none at all"):
+        api.record(event="distribute", outcome="allowed", device_id="edge-07", keys=keys)
+    one, many, odd = call("audit", "tail", env={"COLUMNS": "200"}).stdout.splitlines()[1:]
+    assert [one.split()[index] for index in (5, 6, 7, 8)] == ["app", "2", "edge-07", "gateways"]
+    assert "app_0, app_1, app_2 and 2 more  2, 2, 2" in many
+    assert "edge-07" in odd
+
+
 def test_records_of_one_outcome_are_shown_alone(audited, call):
     audited.record(event="distribute", outcome="failed", device_id="edge-07", reason="vault_unavailable")
     audited.record(event="wrap", outcome="allowed")

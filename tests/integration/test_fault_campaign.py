@@ -244,8 +244,9 @@ def is_on_record(fleet, version):
     entries = AuditChain(FolderSegments(fleet.cloud.state / "audit")).read(after=0, limit=10**6)
     verify(entries)
     released = {
-        (entry.record["device_id"], entry.record["key_version"])
+        (entry.record["device_id"], key["version"])
         for entry in entries
         if (entry.record["event"], entry.record["outcome"]) == ("distribute", "allowed")
+        for key in entry.record["keys"].values()
     }
     assert {(device_id, version) for device_id in fleet.agents} <= released

@@ -312,9 +312,10 @@ class Oracle:
                 record = entry.record
                 demand(record["id"] not in self._record_ids, f"audit entry {entry.seq} is there twice")
                 self._record_ids.add(record["id"])
-                if (record["event"], record["outcome"]) == ("distribute", "allowed") and record["key_name"]:
-                    key = (record["device_id"], record["key_name"], record["key_version"])
-                    self._recorded[key] = self._recorded.get(key, 0) + 1
+                if (record["event"], record["outcome"]) == ("distribute", "allowed"):
+                    for key_name, released in (record["keys"] or {}).items():
+                        key = (record["device_id"], key_name, released["version"])
+                        self._recorded[key] = self._recorded.get(key, 0) + 1
 
     def look_at_device(self, device: CampaignDevice, applied: Applied | None) -> None:
         """Judge what a device holds after it was given something."""

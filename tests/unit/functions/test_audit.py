@@ -242,7 +242,7 @@ class TestContract:
             ("revoke", "allowed", None),
         ]
         assert entries[0].record["caller"] == "function-key"
-        assert entries[2].record["algorithm"] == "HPKE-X25519"
+        assert entries[2].record["keys"][APP]["algorithm"] == "HPKE-X25519"
 
     def test_pages_lead_through_the_chain(self, app):
         for number in range(5):

@@ -314,14 +314,15 @@ def time_is_up_after(fleet, *, device_steps, patch):
 
 
 class TestAudit:
-    def test_a_release_is_recorded_once_for_each_key_and_quiet_passes_record_nothing(self, fleet, audit):
+    def test_a_release_is_recorded_with_all_its_keys_and_quiet_passes_record_nothing(self, fleet, audit):
+        fleet.cloud.class_keys.provision("second", bits=256)
         fleet.tick()
         fleet.drain()
         records = [record for record in audit() if record["event"] == "distribute"]
         assert [record["device_id"] for record in records] == ["edge-00", "edge-01", "edge-02"]
-        assert {(record["outcome"], record["rule"], record["key_name"]) for record in records} == {
-            ("allowed", "gateways", APP)
-        }
+        released = {"version": 1, "algorithm": "HPKE-X25519", "rule": "gateways"}
+        for record in records:
+            assert (record["outcome"], record["keys"]) == ("allowed", {APP: released, "second": released})
         assert {record["policy_sha256"] for record in records} == {fleet.cloud.policy.digest.hex()}
         fleet.tick()
         fleet.drain()
@@ -340,7 +341,7 @@ class TestAudit:
             "denied",
             "certificate_untrusted",
         )
-        assert "rogue" not in record["key_name"] if record["key_name"] else True
+        assert record["keys"] is None
 
 
 class TestDevices:
