@@ -175,7 +175,8 @@ class Verdict:
     Args:
         decision: What to do.
         held: What desired holds before.
-        sequence: Of the release that desired holds afterwards; 0 if it holds none.
+        sequence: The highest that a release of this device is known to have: of the one that desired holds
+            afterwards, or of a later one that the tag tells of; 0 if there is none.
         until: When time alone may change the decision, Unix seconds.
     """
 
@@ -221,7 +222,7 @@ def judge(
     return Verdict(
         decision=decision,
         held=case.held,
-        sequence=0 if release is None else release[0],
+        sequence=max(0 if release is None else release[0], case.noted_sequence()),
         until=0 if is_malformed else min((time for time in changes if time > case.now), default=NEVER),
     )
 
@@ -299,14 +300,20 @@ class _Case:
     now_ms: int
 
     @property
-    def reported_sequence(self) -> int:
-        return 0 if self.status is None else self.status.sequence
+    def known_sequence(self) -> int:
+        """The highest sequence of a release that the device reports or the tag tells of; 0 if there is none.
+
+        Above that of the release in desired it means that somebody put an older one there, or that the hub
+        forgot one: what the device has applied since, it may not have reported yet.
+        """
+        reported = 0 if self.status is None else self.status.sequence
+        return max(reported, self.noted_sequence())
 
     def next_sequence(self) -> int:
         """Return a sequence above all that were used: the last one + 1, or the time if that is more."""
-        return max(self.held.sequence, self.reported_sequence, self._noted_sequence(), self.now_ms - 1) + 1
+        return max(self.held.sequence, self.known_sequence, self.now_ms - 1) + 1
 
-    def _noted_sequence(self) -> int:
+    def noted_sequence(self) -> int:
         """Return what the tag tells of the last release, if that is not too far ahead of the clock.
 
         Whoever may write tags could use the sequences up for ever otherwise.
@@ -318,7 +325,7 @@ class _Case:
 def _serve(case: _Case, entitled: Entitled) -> Decision:
     """Decide for a device of version 2 that may hold ``entitled``."""
     released = Outcome(state=OutcomeState.RELEASED)
-    if not entitled.keys and case.held.is_empty and case.reported_sequence == 0:
+    if not entitled.keys and case.held.is_empty and case.known_sequence == 0:
         # It was never released anything, and there is nothing to release; an older denial holds no more.
         return Unchanged(outcome=None) if case.told is None else _tell(case, released)
     cause = _difference(case, entitled)
@@ -376,7 +383,7 @@ def _deny(
 def _must_take_away(case: _Case, fingerprint: Fingerprint) -> bool:
     """Say whether a denied device's twin does not yet hold a release without keys that it would believe."""
     if case.held.is_empty:
-        return case.reported_sequence > 0
+        return case.known_sequence > 0
     release = case.held.release
     return (
         release is None
@@ -384,7 +391,7 @@ def _must_take_away(case: _Case, fingerprint: Fingerprint) -> bool:
         or bool(release.keys)
         or release.fingerprint != fingerprint
         or not _is_addressed(case)
-        or case.reported_sequence > release.sequence
+        or case.known_sequence > release.sequence
     )
 
 
@@ -400,7 +407,7 @@ def _difference(case: _Case, entitled: Entitled) -> Cause | None:
         (Cause.KEYS, _versions(release.keys) != _versions(entitled.keys)),
         (Cause.FLOORS, dict(release.floors) != dict(entitled.floors)),
         (Cause.POLICY, release.policy_sha256 != case.deployment.policy.digest),
-        (Cause.OVERTAKEN, case.reported_sequence > release.sequence),
+        (Cause.OVERTAKEN, case.known_sequence > release.sequence),
         (Cause.RENEWAL, case.now >= _renewal(release.issued_at, release.expires_at)),
     )
     return next((cause for cause, differs in differences if differs), None)

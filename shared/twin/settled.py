@@ -10,7 +10,7 @@ field       what it stands for
             allow it with what is known of it from the hub alone; of a class key that is rolled out in
             stages, the version that the device is given now
 ``seen``    what desired held, and what the device reported: its key, certificate, errors
-``seq``     of the release in desired; a device that reports a higher one is ahead of it
+``seq``     the highest of a release so far; a device that reports a higher one is ahead of it
 ``until``   when time alone may change the decision: a lease to renew, a certificate that ends
 =========== =====================================================================================
 

@@ -27,7 +27,7 @@ from simulators.campaign.instances import (
     event_batch,
     queue_message,
 )
-from simulators.campaign.operators import CLASSES, LEASE_SECONDS, Operators
+from simulators.campaign.operators import LEASE_SECONDS, Operators
 from simulators.campaign.oracle import Grants, Identity, Oracle, Violation, demand
 from simulators.campaign.queues import StorageQueue
 from simulators.campaign.trouble import Trouble
@@ -170,8 +170,7 @@ class Campaign(Operators, Trouble):
         )
         self.devices[device_id] = device
         self._past[device_id] = []
-        self.hub.enrol(device_id, {"class": CLASSES[number % len(CLASSES)]})
-        self.oracle.enrolled(device_id)
+        self.enrol(device_id)
 
     # Steps
 
@@ -292,7 +291,7 @@ class Campaign(Operators, Trouble):
 
     def sync_device(self) -> None:
         """Let a device connect, read, apply and report; it may die or lose its connection in between."""
-        device = self.random.choice(list(self.devices.values()))
+        device = self.devices[self._any_device()]
         if self.hub.is_enabled(device.device_id):
             self._sync(device, crashes=self.random.random() < 0.1)
 
@@ -362,6 +361,9 @@ class Campaign(Operators, Trouble):
     def _come_to_rest(self, passes: int) -> None:
         self.log("nothing goes wrong any more")
         self.time.wrong.clear()
+        for device_id in self.devices:
+            if not self.hub.knows(device_id):
+                self.enrol(device_id)
         self.time.go_on(3600)  # leases of messages end
         self._settle(passes, except_for=frozenset(self.hub.overlays))
         for device_id in list(self.hub.overlays):
@@ -412,11 +414,15 @@ _STEPS = {
     "certify_device": 1.5,
     "provision": 1,
     "rotate": 2,
+    "rotate_in_stages": 1,
+    "move_rollout": 3,
     "revoke": 1,
     "delete_key": 0.4,
     "recover_key": 0.4,
     "publish_policy": 1,
     "switch_device": 1.5,
+    "delete_device": 0.5,
+    "enrol_deleted": 1.5,
     "retag_device": 2,
     "rebind_device": 0.7,
     "write_beside": 3,

@@ -79,6 +79,12 @@ class CampaignHub:
                 self.store.create_identity(key, IdentityRequest(authentication=_AUTHENTICATION))
         self.write(device_id, {"tags": tags})
 
+    def delete(self, device_id: DeviceId) -> None:
+        self.hub.delete_identity(device_id, if_match="*")
+
+    def knows(self, device_id: DeviceId) -> bool:
+        return device_id in self.store
+
     def set_status(self, device_id: DeviceId, *, enabled: bool) -> None:
         status = Status.ENABLED if enabled else Status.DISABLED
         request = IdentityRequest(authentication=_AUTHENTICATION, status=status)
@@ -86,7 +92,7 @@ class CampaignHub:
 
     def is_enabled(self, device_id: DeviceId) -> bool:
         device = DeviceId(device_id.partition("/")[0])
-        return self.store.identity(device).request.status is Status.ENABLED
+        return self.knows(device) and self.store.identity(device).request.status is Status.ENABLED
 
     def write(self, device_id: DeviceId, body: Mapping[str, object]) -> None:
         """Write as another back end does, over whatever is there."""

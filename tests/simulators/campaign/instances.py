@@ -13,7 +13,7 @@ from simulators.app import Output
 from simulators.campaign.hub import HubPort
 from simulators.cloud import AUDIENCE
 
-from functions import distribute_key, key_lifecycle, provision_key, release_policy, set_aside
+from functions import distribute_key, key_lifecycle, provision_key, release_policy, rollout, set_aside
 from functions.audit import AuditLog
 from functions.audit_chain import AuditChain
 from functions.class_keys import ClassKeys
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from simulators.campaign.campaign import Campaign
 
 REFRESH_SECONDS = 30.0
-_KEY_CHANGES = frozenset({"create", "add_version", "raise_floor", "delete", "recover"})
+_KEY_CHANGES = frozenset({"create", "add_version", "set_rollout", "raise_floor", "delete", "recover"})
 
 
 class MemoryPolicies:
@@ -97,19 +97,21 @@ class Instance:
     Attributes:
         name: Of its clock, too.
         is_busy: Whether it is in the middle of a call.
-        began: Number of the event at which its present call began.
+        began, began_at: Number of the event at which its present call began, and when that was.
         policy_seen: Number of the event at which it read the policy that is in force there.
+        policy_taken: The same when its present call began; the call may go on with that policy.
     """
 
     def __init__(self, campaign: Campaign, name: str) -> None:
         self.name = name
         self._campaign = campaign
         self.is_busy = False
-        self.began = self.policy_seen = self._policy_read = 0
+        self.began_at = campaign.time.at
+        self.began = self.policy_seen = self.policy_taken = self._policy_read = 0
         self._confirmed_at: float | None = None
         self.services: Services | None = None
         app = func.FunctionApp()
-        for module in (distribute_key, set_aside, provision_key, key_lifecycle, release_policy):
+        for module in (distribute_key, set_aside, provision_key, key_lifecycle, rollout, release_policy):
             app.register_functions(module.blueprint(self._connected))
         self._functions = {}
         for function in app.get_functions():
@@ -183,7 +185,9 @@ class Instance:
         """
         code, outputs = self._functions[name]
         values = {argument: Output() for argument in outputs}
-        self.began, self.is_busy = self._campaign.log.tick(), True
+        self.look_at_policy()
+        self.began, self.began_at = self._campaign.log.tick(), self._campaign.time.at
+        self.policy_taken, self.is_busy = self.policy_seen, True
         try:
             result = code(**arguments, **values)
         finally:

@@ -9,6 +9,7 @@ from simulators.campaign.instances import http_request
 from simulators.campaign.oracle import Grants, policy_document
 
 from shared.types import DeviceId
+from shared.wire.rollout import ABORT, ADVANCE, FINISH
 
 CLASSES = ("gateway", "camera", "lab", "kiosk")
 NAMES = ("app", "my_app", "model-7", "Other")
@@ -25,6 +26,20 @@ class Operators:
     def rotate(self) -> None:
         self._operate_on_a_key("RotateKey")
 
+    def rotate_in_stages(self) -> None:
+        stages = self.random.choice([[2000, 10_000], [100, 3000, 10_000], [5000, 5001, 10_000]])
+        self._operate_on_a_key("RotateKey", rollout={"stages": stages})
+
+    def move_rollout(self) -> None:
+        """Take a rollout further or end it, now and then from where it is not any more."""
+        states = ((name, self.store.state(name).unfinished) for name in self.store.envelopes)
+        if staged := [(name, version) for name, version in states if version is not None]:
+            name, version = self.random.choice(staged)
+            stage = version.rollout.stage if self.random.random() < 0.9 else 0
+            [action] = self.random.choices([ADVANCE, FINISH, ABORT], [3, 1, 1])
+            body = {"key_name": name, "version": version.version, "stage": stage, "action": action}
+            self.operate("ChangeRollout", body)
+
     def revoke(self) -> None:
         if names := list(self.store.envelopes):
             name = self.random.choice(names)
@@ -39,9 +54,9 @@ class Operators:
         if names := list(self.store.deleted):
             self.operate("RecoverKey", {"key_name": self.random.choice(names)})
 
-    def _operate_on_a_key(self, call: str) -> None:
+    def _operate_on_a_key(self, call: str, **more: object) -> None:
         if names := list(self.store.envelopes):
-            self.operate(call, {"key_name": self.random.choice(names)})
+            self.operate(call, {"key_name": self.random.choice(names), **more})
 
     def operate(self, call: str, body: dict[str, object]) -> None:
         """Ask the app for something, and ask again as a careful client does."""
@@ -105,8 +120,24 @@ class Operators:
         self.log(f"policy {self._serial} {grants.keys}")
         return data
 
+    def delete_device(self) -> None:
+        device_id = self._any_device()
+        self.hub.delete(DeviceId(device_id.partition("/")[0]))
+        self.hub.overlays.pop(device_id, None)
+        self.log(f"{device_id} deleted")
+
+    def enrol_deleted(self) -> None:
+        """Enrol a device again that was deleted; it is as it was, and its twin is a new one."""
+        if gone := [device_id for device_id in self.devices if not self.hub.knows(device_id)]:
+            self.enrol(self.random.choice(gone))
+
+    def enrol(self, device_id: DeviceId) -> None:
+        self.hub.enrol(device_id, {"class": CLASSES[list(self.devices).index(device_id) % len(CLASSES)]})
+        self.oracle.enrolled(device_id)
+        self.log(f"{device_id} enrolled")
+
     def switch_device(self) -> None:
-        device_id = DeviceId(self.random.choice(list(self.devices)).partition("/")[0])
+        device_id = DeviceId(self._any_device().partition("/")[0])
         enabled = self.random.random() < 0.6
         self.hub.set_status(device_id, enabled=enabled)
         self.oracle.switched(device_id, enabled=enabled)
@@ -125,4 +156,4 @@ class Operators:
         self.log(f"{device_id} rebound")
 
     def _any_device(self) -> DeviceId:
-        return self.random.choice(list(self.devices))
+        return self.random.choice([device_id for device_id in self.devices if self.hub.knows(device_id)])

@@ -22,13 +22,15 @@ from shared.release.verifying import verify_signature
 from shared.twin.documents import parse_desired
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from simulators.campaign.campaign import Campaign
     from simulators.campaign.devices import CampaignDevice
     from simulators.campaign.instances import Instance
 
     from cpm.keyring import Applied
+    from cpm.state import HeldKey
+    from shared.keys.store import ClassKeyState
     from shared.release.document import Release
     from shared.types import DeviceId, KeyName
 
@@ -80,14 +82,43 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyState:
-    """A class key: its newest version and its floor."""
+    """A class key, as its versions say where they are.
 
-    latest: int
+    Args:
+        floor: The lowest version that may still be given to anybody.
+        whole: The newest version that is for all; None if there is none.
+        staged: The version that is on its way; None if none is.
+        share: How many of 10,000 devices it is for.
+        aborted: Versions that were given up on their way.
+    """
+
     floor: int
+    whole: int | None
+    staged: int | None
+    share: int
+    aborted: frozenset[int]
 
-    @property
-    def current(self) -> int | None:
-        return self.latest if self.latest >= self.floor else None
+    @classmethod
+    def of(cls, found: ClassKeyState) -> KeyState:
+        ways = {each.version: each.rollout for each in found.versions}
+        done = [number for number, way in ways.items() if way is None or way.stage == len(way.stages)]
+        aborted = frozenset(number for number, way in ways.items() if way is not None and way.is_aborted)
+        latest = max(ways)
+        is_staged = latest not in aborted and latest not in done
+        return cls(
+            floor=found.floor,
+            whole=max((number for number in done if number not in aborted), default=None),
+            staged=latest if is_staged else None,
+            share=ways[latest].stages[ways[latest].stage] if is_staged else 0,
+            aborted=aborted,
+        )
+
+    def version_for(self, device_id: str) -> int | None:
+        """Return what a device is given: a device's share follows from the hash of its id (ADR 0016)."""
+        digest = hashlib.sha256(device_id.partition("/")[0].encode()).digest()
+        reached = int.from_bytes(digest[:8], "big") % 10_000 < self.share
+        version = self.staged if reached else self.whole
+        return version if version is not None and version >= self.floor else None
 
 
 class History(Generic[Value]):
@@ -117,7 +148,8 @@ class Watched:
     Attributes:
         enabled, identity: What the hub knows.
         lost: Where the last sequence does not stand any more, because somebody else wrote there.
-        releases: Digests of the releases that were written for it, by sequence.
+        releases: Digests of the releases that were written into its twin, by sequence.
+        past: Digests of those that were written into twins of its name that are deleted.
         consumed: Audit records of released keys that a write has used up.
         applied: Sequence of the release that its CPM applied last, with its key.
     """
@@ -126,6 +158,7 @@ class Watched:
     identity: History[Identity | None]
     lost: set[str] = field(default_factory=set)
     releases: dict[int, bytes] = field(default_factory=dict)
+    past: set[bytes] = field(default_factory=set)
     consumed: dict[tuple[str, int], int] = field(default_factory=dict)
     applied: tuple[bytes, int] = (b"", 0)
 
@@ -152,8 +185,12 @@ class Oracle:
     # What is told to it
 
     def enrolled(self, device_id: DeviceId) -> None:
-        number = self._campaign.log.tick()
-        self._devices[device_id] = Watched(enabled=History(number, True), identity=History(number, None))
+        number, known = self._campaign.log.tick(), self._devices.get(device_id)
+        now = Watched(enabled=History(number, True), identity=History(number, None))
+        if known is not None:  # its CPM remembers what it was given, and its twin does not
+            now.past = known.past | set(known.releases.values())
+            now.consumed, now.applied = known.consumed, known.applied
+        self._devices[device_id] = now
 
     def reported(self, device_id: DeviceId, identity: Identity) -> None:
         self._devices[device_id].identity.add(self._campaign.log.tick(), identity)
@@ -179,8 +216,8 @@ class Oracle:
         for name in {**self._keys, **store.envelopes}:
             state = None
             if name in store.envelopes:
-                found = store.state(name)
-                state = KeyState(latest=found.latest, floor=found.floor)
+                state = KeyState.of(store.state(name))
+                self.truth(name, max(store.envelopes[name]))  # while it can be opened
             self._keys.setdefault(name, History(0, None)).add(number, state)
 
     # What it looks at
@@ -197,8 +234,6 @@ class Oracle:
         self.writes += 1
         old, new = (twin["properties"]["desired"] for twin in (seen, after))
         if all(old.get(name) == new.get(name) for name in _OURS):
-            if "desired" in self._devices[device_id].lost:  # and from now on the tag tells no more than that
-                self._devices[device_id].lost.add("tag")
             return
         desired = parse_desired(new)
         if desired.release is None:
@@ -235,8 +270,10 @@ class Oracle:
         demand(sequence > told, f"{device_id}: sequence {sequence} was written over {told}")
         if device_id in self._campaign.hub.overlays:  # what the app read is not what was there
             watched.lost |= {"desired", "tag"}
+        # A forged tag alone leads so far ahead of time, where clocks that differ take it for less.
+        is_forged = sequence > (self._campaign.time.at + dt.timedelta(hours=22)).timestamp() * 1000
         demand(
-            len(watched.lost) == 2 or sequence not in watched.releases,
+            is_forged or len(watched.lost) == 2 or sequence not in watched.releases,
             f"{device_id}: sequence {sequence} was used for two releases",
         )
         watched.lost.clear()
@@ -262,13 +299,13 @@ class Oracle:
         ]
         demand(identities, f"{device_id}: a release for a key that the device did not report")
         demand(any(watched.enabled.since(since)), f"{device_id}: it is disabled, and was sent keys")
-        certified = any(self._is_certified(each) for each in identities)
+        certified = any(self._is_certified(each, since=instance.began_at) for each in identities)
         demand(
             certified or not self._is_bound_to_another(device_id, seen, release.fingerprint),
             f"{device_id}: it is bound to another key, and shows no certificate",
         )
         policies = [
-            each for each in self.policies.since(min(since, instance.policy_seen)) if each is not None
+            each for each in self.policies.since(min(since, instance.policy_taken)) if each is not None
         ]
         for name, key in release.keys.items():
             demand(
@@ -277,16 +314,17 @@ class Oracle:
             )
             states = [each for each in self._keys[name].since(since) if each is not None]
             demand(
-                any(key.version == each.current for each in states),
-                f"{device_id}: sent {name} version {key.version}, current was none but {states}",
+                any(key.version == each.version_for(device_id) for each in states),
+                f"{device_id}: sent {name} version {key.version}, and was to have none but {states}",
             )
 
-    def _is_certified(self, identity: Identity) -> bool:
+    def _is_certified(self, identity: Identity, *, since: dt.datetime) -> bool:
+        """Say whether a certificate was valid at some moment since then, as far as clocks can tell."""
         if not identity.certified or identity.valid is None:
             return identity.certified
         slack = dt.timedelta(seconds=2 * STEP_SECONDS)
         begin, end = identity.valid
-        return begin - slack <= self._campaign.time.at <= end + slack
+        return begin - slack <= self._campaign.time.at and since <= end + slack
 
     def _look_at_audit(self, device_id: DeviceId, release: Release) -> None:
         self.look_at_chain()
@@ -335,7 +373,7 @@ class Oracle:
         if applied is not None and applied.changed:
             self.applied += 1
             demand(
-                watched.releases.get(state.sequence) == state.release_digest,
+                state.release_digest in {watched.releases.get(state.sequence), *watched.past},
                 f"{device.device_id}: it applied a release that was never written for it",
             )
 
@@ -370,11 +408,19 @@ class Oracle:
         demand(desired.wrapped.keys() == wanted.keys(), f"{device_id}: desired is not what its release says")
         if not watched.enabled.now:
             return
-        held = {name: versions[-1].version for name, versions in device.state.keys.items()}
+        if desired.release is not None and release.fingerprint != device.fingerprint and not wanted:
+            return  # its id is bound to another key; what it holds ends with its lease
+        held = {name: self._newest(name, versions) for name, versions in device.state.keys.items()}
         demand(held == wanted, f"{device_id}: it holds {held}, entitled to {wanted}")
         for name, floor in floors.items():
             below = [each.version for each in device.state.keys.get(name, ()) if each.version < floor]
             demand(not below, f"{device_id}: it still holds {name} versions {below}, revoked below {floor}")
+
+    def _newest(self, name: KeyName, versions: Sequence[HeldKey]) -> int:
+        """Return the newest version that a device holds, of those that were not given up if there is one."""
+        numbers = {each.version for each in versions}
+        state = self._keys[name].now
+        return max(numbers - (frozenset() if state is None else state.aborted) or numbers)
 
     def _look_at_lasting(self, device_id: DeviceId, release: Release, grants_keys: bool) -> None:
         """Judge whether a release that grants something is by the policy in force, and lasts."""
@@ -405,8 +451,9 @@ class Oracle:
                 continue
             if state.floor > 1:
                 floors[name] = state.floor
-            if state.current is not None:
-                wanted[name] = state.current
+            version = state.version_for(device_id)
+            if version is not None:
+                wanted[name] = version
         return wanted, floors
 
 

@@ -77,15 +77,21 @@ class Trouble:
             return
         device_id, [kind] = self._any_device(), self.random.sample(list(_POISON), 1)
         self.hub.overlays[device_id] = _POISON[kind]
+        self._touch(device_id)
         self.log(f"{device_id} poisoned: {kind}")
 
     def _heal(self, device_id: DeviceId) -> None:
         """Let a twin be itself again, with the report that such a change comes by."""
         del self.hub.overlays[device_id]
+        self._touch(device_id)
         key = self.hub.store.twin(device_id).reported.values.get(PUBLIC_KEY)
         if key is not None:
             self.hub.store.patch_reported(device_id, {PUBLIC_KEY: key})
         self.log(f"{device_id} is itself again")
+
+    def _touch(self, device_id: DeviceId) -> None:
+        """Let the ETag move, as it does with every change of a twin."""
+        self.hub.write(device_id, {"tags": {"shelf": self.log.number}})
 
     # Servers and clocks
 

@@ -175,6 +175,36 @@ class TestWhatMakesANewRelease:
         cloud.run()
         assert cloud.release().sequence > first
 
+    def test_an_older_release_that_would_do_as_well_is_replaced(self, cloud):
+        """The device may have applied a later one, and would not believe this one."""
+        cloud.enrol()
+        cloud.run()
+        before = cloud.registry.snapshot("edge-01")["desired"]
+        cloud.registry.disable("edge-01")
+        cloud.run()
+        cloud.registry.set_status("edge-01", "enabled")
+        cloud.run()
+        latest = cloud.release()
+        cloud.registry.overwrite("edge-01", "desired", before)
+        cloud.run()
+        assert cloud.release().keys.keys() == latest.keys.keys()
+        assert cloud.release().sequence > latest.sequence
+
+    def test_what_was_noted_is_not_forgotten_while_nothing_is_released(self, cloud):
+        device = cloud.enrol()
+        cloud.run()
+        cloud.wait(hours=-1)
+        cloud.class_keys.rotate(APP)
+        cloud.run()
+        latest = cloud.release().sequence
+        cloud.registry.overwrite("edge-01", "desired", {"$version": 9})
+        cloud.registry.report("edge-01", {**device.report(), "confidential_package_status": 7})
+        cloud.run()
+        assert cloud.tag()["reason"] == "report_malformed"
+        cloud.registry.report("edge-01", device.report())
+        cloud.run()
+        assert cloud.release().sequence > latest
+
     def test_a_sequence_that_the_tag_makes_up_moves_the_next_one_by_a_day_at_most(self, cloud):
         cloud.enrol()
         cloud.run()
