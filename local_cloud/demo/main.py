@@ -28,7 +28,7 @@ from shared.errors import Conflict, EdbError, NotFound
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 DEFAULT_STATE = Path(".demo")
 
@@ -97,12 +97,11 @@ class _Demonstration:
 
     def run(self, *, report_file: Path | None, keep: bool) -> int:
         """Run every step; whatever happens, write the report and leave nothing running that should not be."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        came = _interrupt_on_signals()
         kept = False
         status = 1
         try:
-            self._run_steps()
+            self._run_steps(came)
             status = 0
             if keep:
                 self.world.processes.keep()
@@ -125,10 +124,12 @@ class _Demonstration:
             self.transcript.plain(f"\ndone in {self.transcript.elapsed:.1f} s", style="bold green")
         return status
 
-    def _run_steps(self) -> None:
+    def _run_steps(self, came: Sequence[int]) -> None:
         for number, step in enumerate(STEPS, start=1):
             with self.transcript.step(number, len(STEPS), step.name):
                 step.run(self.world, self.transcript)
+            if came:  # in a finalizer, whose exceptions Python drops
+                raise _Interrupted(came[0])
 
     def _end(self) -> int:
         try:
@@ -268,11 +269,20 @@ def _quoted(path: Path | str) -> str:
     return shlex.quote(str(path))
 
 
+def _interrupt_on_signals() -> list[int]:
+    """Let signals raise :class:`_Interrupted`; return where those that came are noted."""
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> NoReturn:
+        came.append(number)
+        raise _Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    return came
+
+
 def _complain(error: Exception) -> None:
     print(f"local-cloud: error: {error}", file=sys.stderr)
     if isinstance(error, EdbError) and error.hint:
         print(f"hint: {error.hint}", file=sys.stderr)
-
-
-def _interrupt(number: int, _frame: object) -> NoReturn:
-    raise _Interrupted(number)

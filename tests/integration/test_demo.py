@@ -223,13 +223,40 @@ def test_an_interrupted_run_says_so_and_leaves_nothing_running(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         for line in running.stdout:
             if "[3/9]" in line:
-                assert processes_of(state)
                 running.send_signal(signal.SIGTERM)
                 break
         rest = running.stdout.read()
     assert running.returncode == 128 + signal.SIGTERM
     assert "interrupted by SIGTERM" in rest
     assert_nothing_runs_in(state)
+
+
+FINALIZED = """
+import os, signal, sys
+from local_cloud import main
+from local_cloud.demo import main as demo
+from local_cloud.demo.steps import Step
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+def finalize(world, transcript):
+    Finalized()
+
+def never(world, transcript):
+    raise AssertionError("the step after")
+
+demo.STEPS = (Step(name="one", run=finalize), Step(name="two", run=never))
+sys.exit(main.main(["demo", "--state", sys.argv[1]]))
+"""
+
+
+def test_a_signal_that_comes_in_a_finalizer_is_not_lost(tmp_path):
+    command = [sys.executable, "-c", FINALIZED, tmp_path / "state"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 128 + signal.SIGTERM, done.stdout
+    assert "interrupted by SIGTERM" in done.stdout
 
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_starts(tmp_path):
