@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509 import BasicConstraints, load_der_x509_certificate, verification
 from fleet_hub import HubProcess
 from fleet_world import LastSegment, Meter, MeteredSigner, StoreRegistry, fleet_policy
@@ -49,12 +49,13 @@ class Fleet:
     def __init__(self, folder: Path, count: int) -> None:
         self.hub = HubProcess(folder / f"hub-{os.getpid()}-{count}.db", count)
         self.devices = self.hub.device_ids()
-        root, issuer = map(load_der_x509_certificate, self.hub.issuers())
+        root_der, issuer_der = self.hub.issuers()
+        root = load_der_x509_certificate(root_der)
         self.meter = Meter()
         self.registry = StoreRegistry(self.hub, self.meter)
         self.store, self.kek, self.signer = MemoryClassKeyStore(), SoftwareKek(), SoftwareSigner()
         self.class_keys = ClassKeys(self.store, self.kek)
-        self.bare = BareCryptography(root, issuer, self.hub.identities(BARE_DEVICES))
+        self.bare = BareCryptography(root, issuer_der, self.hub.identities(BARE_DEVICES))
         self.distributor = Distributor(
             registry=self.registry,
             class_keys=self.class_keys,
@@ -116,11 +117,11 @@ class BareCryptography:
     """
 
     def __init__(
-        self, root: Certificate, issuer: Certificate, identities: Sequence[tuple[bytes, bytes]]
+        self, root: Certificate, issuer_der: bytes, identities: Sequence[tuple[bytes, bytes]]
     ) -> None:
         self._store = verification.Store([root])
         self._devices = identities
-        self._issuer = issuer.public_bytes(Encoding.DER)
+        self._issuer = issuer_der
         self._padding = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 
     def rate(self, keys: int, clock: Callable[[], float] = time.process_time) -> float:

@@ -51,10 +51,9 @@ class Authority:
     def __init__(self) -> None:
         root_key, self._key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
         root_name, self._name = (_name(text) for text in ("bench root", "bench issuing CA"))
-        self._root = _certificate(root_name, root_name, root_key.public_key(), root_key, ca=True)
-        self._issuer = _certificate(self._name, root_name, self._key.public_key(), root_key, ca=True)
-        self.root_der = self._root.public_bytes(Encoding.DER)
-        self.issuer_der = self._issuer.public_bytes(Encoding.DER)
+        root = _certificate(root_name, root_name, root_key.public_key(), root_key, ca=True)
+        issuer = _certificate(self._name, root_name, self._key.public_key(), root_key, ca=True)
+        self.root_der, self.issuer_der = (each.public_bytes(Encoding.DER) for each in (root, issuer))
 
     def chain(self, device_id: str, key: rsa.RSAPublicKey) -> bytes:
         """Return the DER of a device's certificate and its issuer's."""

@@ -209,8 +209,7 @@ class DistributionPass:
         patch = build_patch(twin, verdict.held, decision, wrapped=wrapped, cose=cose, at=at, note=note)
         if patch is None:
             return decision
-        record = self._record(twin, decision)
-        records = [] if record is None else [record]
+        records = self._records(twin, decision)
         if plan is None or not plan.keys:
             # Taking away waits for nothing: a key that is to go goes, also while the audit chain is down.
             self.distributor.registry.patch(twin.device_id, patch, etag=twin.etag)
@@ -253,8 +252,8 @@ class DistributionPass:
         signature = self.distributor.signer.sign(digest, key_id=kid)
         return assemble(claims, kid=kid, signature=signature)
 
-    def _record(self, twin: Twin, decision: Decision) -> AuditRecord | None:
-        """Return the audit record of a change; None if only the app's own note in the tag changes."""
+    def _records(self, twin: Twin, decision: Decision) -> list[AuditRecord]:
+        """Return the audit record of a change; nothing if only the app's own note in the tag changes."""
         record = partial(
             AuditRecord,
             event="distribute",
@@ -268,18 +267,18 @@ class DistributionPass:
                     name: {"version": key.version, "algorithm": key.algorithm.value, "rule": key.rule_id}
                     for name, key in plan.keys.items()
                 }
-                return record(outcome="allowed", reason=cause.value, keys=released)
+                return [record(outcome="allowed", reason=cause.value, keys=released)]
             case Deny(denial=denial):
-                return record(outcome="denied", reason=denial.reason, detail=denial.detail)
+                return [record(outcome="denied", reason=denial.reason, detail=denial.detail)]
             case OverBudget(size=size):
                 detail = f"desired would take {size} bytes, expected at most {self.deployment.budget}"
-                return record(outcome="denied", reason="over_budget", detail=detail)
+                return [record(outcome="denied", reason="over_budget", detail=detail)]
             case Tell(outcome=outcome) if outcome.state is OutcomeState.QUARANTINED:
-                return record(outcome="denied", reason=outcome.state.value, detail=outcome.reason)
+                return [record(outcome="denied", reason=outcome.state.value, detail=outcome.reason)]
             case Unchanged():
-                return None
+                return []
             case _:
-                return record(outcome="allowed")
+                return [record(outcome="allowed")]
 
 
 def _outcome_of(decision: Decision | None) -> str:

@@ -205,14 +205,16 @@ def judge(
         at: Now, aware.
     """
     applicant = assess(twin, class_keys, policy=deployment.policy, trust=deployment.trust, at=at)
+    now_ms = int(at.timestamp() * 1000)
     case = _Case(
         twin=twin,
         status=applicant.status,
         held=read_held(twin, deployment.release_keys),
         told=read_outcome(twin.tags),
         deployment=deployment,
+        noted_sequence=_noted_sequence(twin, now_ms),
         now=int(at.timestamp()),
-        now_ms=int(at.timestamp() * 1000),
+        now_ms=now_ms,
     )
     decision = _decide(case, applicant)
     release = _release_after(case, decision)
@@ -222,7 +224,7 @@ def judge(
     return Verdict(
         decision=decision,
         held=case.held,
-        sequence=max(0 if release is None else release[0], case.noted_sequence()),
+        sequence=max(0 if release is None else release[0], case.noted_sequence),
         until=0 if is_malformed else min((time for time in changes if time > case.now), default=NEVER),
     )
 
@@ -296,6 +298,7 @@ class _Case:
     held: Held
     told: Outcome | None
     deployment: Deployment
+    noted_sequence: int
     now: int
     now_ms: int
 
@@ -307,19 +310,20 @@ class _Case:
         forgot one: what the device has applied since, it may not have reported yet.
         """
         reported = 0 if self.status is None else self.status.sequence
-        return max(reported, self.noted_sequence())
+        return max(reported, self.noted_sequence)
 
     def next_sequence(self) -> int:
         """Return a sequence above all that were used: the last one + 1, or the time if that is more."""
         return max(self.held.sequence, self.known_sequence, self.now_ms - 1) + 1
 
-    def noted_sequence(self) -> int:
-        """Return what the tag tells of the last release, if that is not too far ahead of the clock.
 
-        Whoever may write tags could use the sequences up for ever otherwise.
-        """
-        note = read_note(self.twin.tags)
-        return 0 if note is None else min(note.sequence, self.now_ms + MAX_CLOCK_ERROR_MS)
+def _noted_sequence(twin: Twin, now_ms: int) -> int:
+    """Return what the tag tells of the last release, if that is not too far ahead of the clock.
+
+    Whoever may write tags could use the sequences up for ever otherwise.
+    """
+    note = read_note(twin.tags)
+    return 0 if note is None else min(note.sequence, now_ms + MAX_CLOCK_ERROR_MS)
 
 
 def _serve(case: _Case, entitled: Entitled) -> Decision:

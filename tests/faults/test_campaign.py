@@ -68,8 +68,8 @@ def test_whatever_goes_wrong_no_device_has_a_wrong_key_and_the_fleet_comes_to_re
 ):
     campaign = start(campaign_seed)
     campaign.run(steps=campaign_steps)
-    assert campaign.oracle.releases > campaign_steps / 60, "hardly anything was released"
-    assert campaign.oracle.applied > campaign_steps / 120, "hardly anything was applied"
+    assert campaign.oracle.releases > campaign_steps / 20, "hardly anything was released"
+    assert campaign.oracle.applied > campaign_steps / 40, "hardly anything was applied"
     if campaign_steps >= LONG:
         assert campaign.chaos.seen.keys() >= FAULTS
 

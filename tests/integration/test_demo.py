@@ -222,6 +222,8 @@ def test_an_interrupted_run_says_so_and_leaves_nothing_running(tmp_path):
     command = [LOCAL_CLOUD, "demo", "--state", state]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         for line in running.stdout:
+            if "[2/9]" in line:
+                assert processes_of(state)
             if "[3/9]" in line:
                 running.send_signal(signal.SIGTERM)
                 break

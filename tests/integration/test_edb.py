@@ -908,7 +908,7 @@ def test_the_policy_of_the_local_cloud_explains_a_device_that_was_enrolled(cloud
 
 
 @pytest.fixture
-def fielded(cloud, tmp_path):
+def fielded(cloud, tmp_path, eventually):
     """A device that runs: a CPM and an agent, enrolled in the local cloud."""
     state, folder = cloud.parent, Path(tempfile.mkdtemp(dir="/tmp"))  # a socket's path has to be short
     description = json.loads(cloud.read_text())
@@ -919,10 +919,7 @@ def fielded(cloud, tmp_path):
     command += ["--trust", state / "fleet-ca.pem", "--audience", description["audience"]]
     command += ["--device-id", "edge-11", "--release-key", tmp_path / "release.pem"]
     processes = [subprocess.Popen(command, stdout=log, stderr=log)]
-    deadline = time.monotonic() + 60
-    while not socket.exists():
-        assert time.monotonic() < deadline, (tmp_path / "device.log").read_text()
-        time.sleep(0.05)
+    eventually(socket.exists, seconds=60, what="the CPM's socket")
     key = subprocess.run(
         [EDB.with_name("cpk-tool"), "pub-key", "--format", "pem", "--socket", socket],
         capture_output=True,

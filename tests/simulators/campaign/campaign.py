@@ -361,9 +361,8 @@ class Campaign(Operators, Trouble):
     def _come_to_rest(self, passes: int) -> None:
         self.log("nothing goes wrong any more")
         self.time.wrong.clear()
-        for device_id in self.devices:
-            if not self.hub.knows(device_id):
-                self.enrol(device_id)
+        for device_id in self.deleted():
+            self.enrol(device_id)
         self.time.go_on(3600)  # leases of messages end
         self._settle(passes, except_for=frozenset(self.hub.overlays))
         for device_id in list(self.hub.overlays):

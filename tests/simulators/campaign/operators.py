@@ -128,8 +128,11 @@ class Operators:
 
     def enrol_deleted(self) -> None:
         """Enrol a device again that was deleted; it is as it was, and its twin is a new one."""
-        if gone := [device_id for device_id in self.devices if not self.hub.knows(device_id)]:
+        if gone := self.deleted():
             self.enrol(self.random.choice(gone))
+
+    def deleted(self) -> list[DeviceId]:
+        return [device_id for device_id in self.devices if not self.hub.knows(device_id)]
 
     def enrol(self, device_id: DeviceId) -> None:
         self.hub.enrol(device_id, {"class": CLASSES[list(self.devices).index(device_id) % len(CLASSES)]})
