@@ -17,7 +17,6 @@ FIGURES = [
 ]
 
 
-@pytest.mark.skipif(shutil.which("age") is None, reason="needs age")
 def test_it_writes_figures_a_plot_and_the_tables(tmp_path):
     figures, plot, guide = tmp_path / "package.json", tmp_path / "package.png", tmp_path / "performance.md"
     shutil.copy(ROOT / "docs" / "performance.md", guide)
